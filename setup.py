@@ -11,8 +11,10 @@ extras = {k.removesuffix('_requirements'): v.split() for k, v in cfg.items() if 
 
 setup(
     name=cfg['lib_name'], version=cfg['version'], description=cfg['description'], keywords=cfg['keywords'],
-    author=cfg['author'], author_email=cfg['author_email'], license='Apache-2.0', url=cfg['git_url'],
+    author=cfg['author'], author_email=cfg['author_email'], url=cfg['git_url'],
+    project_urls={'Documentation': cfg['doc_host'] + cfg['doc_baseurl'], 'Changelog': f"{cfg['git_url']}/blob/{cfg['branch']}/CHANGELOG.md"},
     long_description=(here/'README.md').read_text(encoding='utf8'), long_description_content_type='text/markdown',
+    license_expression=cfg['license_expression'], license_files=['LICENSE', 'ser_fastai/bundles/*/LICENSE*'],
     packages=find_packages(include=['ser_fastai', 'ser_fastai.*']), package_data={'ser_fastai': ['bundles/*/*']},
     python_requires=f">={cfg['min_python']}", install_requires=cfg['requirements'].split(), extras_require=extras,
     entry_points={'console_scripts': cfg['console_scripts'].split(),

@@ -1,0 +1,74 @@
+"What would be released: the wheel, built from the source archive, holds every module, the bundles, the commands and the licences."
+import re, subprocess, sys
+from configparser import ConfigParser
+from email.parser import Parser
+from pathlib import Path
+from shutil import copytree, ignore_patterns
+from zipfile import ZipFile
+
+import pytest
+
+REPO = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope='session')
+def cfg():
+    config = ConfigParser(delimiters=['='])
+    config.read(REPO/'settings.ini', encoding='utf8')
+    return config['DEFAULT']
+
+
+@pytest.fixture(scope='session')
+def wheel(tmp_path_factory):
+    "The names in the wheel, with the text of its metadata."
+    src = tmp_path_factory.mktemp('src')
+    copytree(REPO/'ser_fastai', src/'ser_fastai', ignore=ignore_patterns('__pycache__'))
+    for f in ('settings.ini', 'setup.py', 'pyproject.toml', 'MANIFEST.in', 'README.md', 'LICENSE', 'CHANGELOG.md'):
+        (src/f).write_bytes((REPO/f).read_bytes())
+    subprocess.run([sys.executable, '-m', 'build', '--no-isolation', '--outdir', src/'dist', src], check=True, timeout=300, capture_output=True)
+    with ZipFile(next((src/'dist').glob('*.whl'))) as z:
+        return {n.split('.dist-info/')[-1]: z.read(n).decode('utf8', 'replace') for n in z.namelist()}
+
+
+def test_every_module_is_in_the_wheel(wheel):
+    modules = {p.relative_to(REPO).as_posix() for p in (REPO/'ser_fastai').rglob('*.py')}
+    assert {n for n in wheel if n.endswith('.py')} == modules
+    assert any(n.startswith('ser_fastai/models/') for n in wheel)
+
+
+def test_bundles_are_in_the_wheel(wheel):
+    bundles = REPO/'ser_fastai'/'bundles'
+    data = {p.relative_to(REPO).as_posix() for p in bundles.rglob('*') if p.is_file() and p.suffix not in ('.py', '.pyc')}
+    assert data and data <= set(wheel)
+    assert sum((REPO/n).stat().st_size for n in data) < 5e6
+
+
+def test_licences_are_in_the_wheel(wheel):
+    assert wheel['licenses/LICENSE'] == (REPO/'LICENSE').read_text(encoding='utf8')
+    own = [p.relative_to(REPO).as_posix() for p in (REPO/'ser_fastai'/'bundles').glob('*/LICENSE*')]
+    assert own and all(f'licenses/{n}' in wheel for n in own)
+
+
+def test_metadata_follows_settings(wheel, cfg):
+    meta = Parser().parsestr(wheel['METADATA'])
+    assert (meta['Name'], meta['Version'], meta['Summary']) == (cfg['lib_name'], cfg['version'], cfg['description'])
+    assert meta['Requires-Python'] == f">={cfg['min_python']}"
+    assert meta['License-Expression'] == cfg['license_expression']
+    needed = [r for r in meta.get_all('Requires-Dist') if 'extra ==' not in r]
+    assert len(needed) == len(cfg['requirements'].split()) and not any('==' in r for r in needed)
+    assert '"dev"' in ' '.join(meta.get_all('Requires-Dist')).replace("'", '"')
+
+
+def test_pythons_agree(wheel):
+    "The versions we promise are the versions we test."
+    promised = re.findall(r'^Classifier: Programming Language :: Python :: (3\.\d+)$', wheel['METADATA'], re.M)
+    tested = re.search(r'python: \[(.*)\]', (REPO/'.github'/'workflows'/'test.yml').read_text()).group(1)
+    assert promised == re.findall(r'3\.\d+', tested)
+
+
+def test_commands_exist(wheel, cfg):
+    scripts = wheel['entry_points.txt']
+    for line in cfg['console_scripts'].split():
+        name, module, function = re.fullmatch(r'(\w+)=([\w.]+):(\w+)', line).groups()
+        assert f'{name} = {module}:{function}' in scripts
+        assert f'def {function}(' in wheel[module.replace('.', '/') + '.py']
