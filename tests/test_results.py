@@ -1,0 +1,162 @@
+"Results on disk: whole or absent, recomputable, and merged from many writers without a loss."
+import json
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+import numpy as np, pandas as pd, pytest
+from ser_fastai import results as R
+from ser_fastai.core import EMOTIONS, Recipe, SerError
+from ser_fastai.evaluate import metrics, wilson
+from ser_fastai.splits import PROTOCOLS
+
+@pytest.fixture
+def corpus():
+    "Two corpora of four speakers, sixteen clips a speaker; the first stands in for RAVDESS, the second lacks calm and surprised."
+    rows = [(f'{c}/{s}/{e}-{i}', c, f'{c}/{s}', 'female' if s % 2 else 'male', e, 'normal', 'kids', str(i), 3.21)
+            for c, es in dict(ravdess=EMOTIONS, emodb=EMOTIONS[:1] + EMOTIONS[2:7]).items() for s in range(4) for e in es for i in range(2)]
+    return pd.DataFrame(rows, columns=R.CLIPS)
+
+def predictions(df, right=.6, seed=0, labels=EMOTIONS):
+    rng = np.random.default_rng(seed)
+    guess = np.where(rng.random(len(df)) < right, df.emotion, rng.choice(list(labels), len(df)))
+    p = pd.DataFrame(.9*(guess[:, None] == np.array(labels)) + .1*rng.dirichlet(np.ones(len(labels)), len(df)), columns=labels)
+    return pd.concat([df[['clip']].rename(columns=str).assign(truth=df.emotion).reset_index(drop=True), p], axis=1)
+
+def facts(recipe=Recipe('svm', model='svm'), corpora='ravdess', protocol='paper', fold=0, seed=0, **kw):
+    return dict(run=R.run_id(recipe, corpora, protocol, fold, seed), **R.recipe_facts(recipe), corpora=corpora, test_corpora=corpora,
+                protocol=protocol, fold=fold, seed=seed, n_params=10, n_train=90, seconds=.1, device='cpu', versions=dict(torch='2'),
+                commit='0'*7) | kw
+
+def save(df, results, n=20, recipe=Recipe('svm', model='svm'), right=.6, seed=0, **kw):
+    "A run that tests on n clips drawn at random, and validates on n others."
+    i = np.random.default_rng(seed).permutation(len(df))
+    test, valid = (predictions(df.iloc[j], right, seed) for j in (i[:n], i[n:2*n]))
+    return R.save_run(facts(recipe, seed=seed, **kw), test, valid, None, df, results).stem
+
+def test_round_trip(corpus, tmp_path):
+    run = save(corpus, tmp_path)
+    got = R.read_run(run, tmp_path)
+    assert list(got) == R.FACTS and got['status'] == 'done' and (got['n_test'], got['n_valid']) == (20, 20)
+    for part, prefix in dict(test='', valid='valid_').items():
+        pred = R.load_predictions(run, part, tmp_path)
+        assert list(pred) == ['run', 'clip', 'truth', *EMOTIONS]
+        assert metrics(pred) == pytest.approx({m: got[prefix + m] for m in ('accuracy', 'uar', 'macro_f1')}, abs=1e-6)
+    assert len(R.load_clips(tmp_path)) == 40
+    assert not list(tmp_path.rglob('.*csv.*.tmp'))
+
+def test_a_run_exists_when_its_json_does(corpus, tmp_path, monkeypatch):
+    def killed(*args): raise KeyboardInterrupt
+    with monkeypatch.context() as m:
+        m.setattr(R, 'merge_clips', killed)
+        with pytest.raises(KeyboardInterrupt): save(corpus, tmp_path)
+    run = facts()['run']
+    assert (tmp_path/'predictions'/f'{run}.csv').exists() and not R.done(run, tmp_path) and not len(R.load_runs(tmp_path))
+    assert R.done(save(corpus, tmp_path), tmp_path)
+
+def test_same_bytes_when_repeated(corpus, tmp_path):
+    for d in 'ab':
+        save(corpus, tmp_path/d)
+        R.index_runs(tmp_path/d)
+    files = sorted(f.relative_to(tmp_path/'a') for f in (tmp_path/'a').rglob('*') if f.is_file())
+    assert len(files) >= 5
+    for f in files: assert (tmp_path/'a'/f).read_bytes() == (tmp_path/'b'/f).read_bytes()
+
+def test_many_writers_lose_no_clip(corpus, tmp_path):
+    with ThreadPoolExecutor(16) as ex: list(ex.map(lambda i: R.merge_clips(corpus[i::16], tmp_path), range(16)))
+    assert list(R.load_clips(tmp_path)['clip']) == sorted(corpus['clip'])
+
+def test_missing_and_unknown_facts(corpus, tmp_path):
+    with pytest.raises(ValueError, match='colour'): save(corpus, tmp_path, colour='red')
+    with pytest.raises(ValueError, match='seconds'): R.save_run({k: v for k, v in facts().items() if k != 'seconds'}, results=tmp_path)
+    with pytest.raises(ValueError, match='predictions'): R.save_run(facts(status='done'), results=tmp_path)
+    with pytest.raises(ValueError, match='no facts of the clips'):
+        R.save_run(facts(), predictions(corpus), None, None, corpus[:5], tmp_path)
+    assert not len(R.load_runs(tmp_path))
+
+def test_bad_predictions_are_never_stored(corpus, tmp_path):
+    pred = predictions(corpus)
+    for bad in (pred.assign(calm=np.nan), pred.assign(calm=.5), pd.concat([pred, pred])):
+        with pytest.raises(SerError, match='line'): R.save_run(facts(), bad, None, None, corpus, tmp_path)
+    assert not list(tmp_path.rglob('*.csv'))
+
+def test_failed_runs_are_recorded_and_tried_again(corpus, tmp_path):
+    R.save_run(facts(status='failed', error='out of memory'), results=tmp_path)
+    run = facts()['run']
+    assert R.load_runs(tmp_path).status.tolist() == ['failed'] and not R.done(run, tmp_path)
+    assert R.table1(tmp_path).note.tolist()[0] == 'out of memory'
+    save(corpus[:64], tmp_path)
+    assert R.done(run, tmp_path) and R.table1(tmp_path).note.isna().all()
+
+def test_odd_names_survive(tmp_path):
+    "Clips that look like numbers, a label that pandas would take for missing, a comma, a quote."
+    names = zip(['007', '1e5', 'a,"b"', 'NA'], ['null', 'NA', 'null', 'joy'])
+    df = pd.DataFrame([(c, 'mine', 'mine/1', '', e, '', '', '', 1.) for c, e in names], columns=R.CLIPS)
+    run = R.save_run(facts(corpora='mine'), predictions(df, labels=('NA', 'joy', 'null')), None, None, df, tmp_path).stem
+    pred = R.load_predictions(run, results=tmp_path)
+    assert sorted(pred['clip']) == sorted(df['clip']) and set(pred.truth) == {'NA', 'joy', 'null'}
+    assert R.read_run(run, tmp_path)['n_valid'] == 0
+    assert R.summarise(results=tmp_path, n_boot=50).part.tolist() == ['test', 'both']
+
+def test_damage_is_named(corpus, tmp_path):
+    run = save(corpus, tmp_path)
+    f = tmp_path/'runs'/f'{run}.json'
+    text = f.read_text()
+    f.write_text(text[:100])
+    with pytest.raises(SerError, match=f'{run}.json is damaged'): R.load_runs(tmp_path)
+    f.write_text(text)
+    (tmp_path/'valid'/f'{run}.csv').unlink()
+    with pytest.raises(SerError, match='is missing'): R.load_predictions(run, 'valid', tmp_path)
+    save(corpus, tmp_path)
+    (tmp_path/'clips.csv').write_text(','.join(R.CLIPS) + '\n')
+    with pytest.raises(SerError, match='clips.csv lacks'): R.summarise(results=tmp_path, parts=['test'])
+
+def test_runs_with_other_labels_do_not_mix(corpus, tmp_path):
+    a = save(corpus, tmp_path)
+    few = corpus[corpus.emotion.isin(EMOTIONS[:2])]
+    b = R.save_run(facts(corpora='few'), predictions(few, labels=EMOTIONS[:2]), None, None, few, tmp_path).stem
+    with pytest.raises(SerError, match='labels'): R.load_predictions([a, b], results=tmp_path)
+    assert set(R.summarise(results=tmp_path, n_boot=0).corpora) == {'ravdess', 'few'}
+
+def test_a_joint_run_splits_by_corpus(corpus, tmp_path):
+    for seed in range(3): save(corpus, tmp_path, seed=seed, corpora='emodb,ravdess')
+    whole = R.summarise(results=tmp_path, parts=['both'], n_boot=0).iloc[0]
+    split = R.summarise(results=tmp_path, by=['recipe', 'corpus'], parts=['both']).set_index('corpus')
+    assert set(split.index) == {'emodb', 'ravdess'} and split.n_answers.sum() == whole.n_answers == 120
+    assert (split.accuracy*split.n_answers).sum() == pytest.approx(whole.accuracy*120)
+    r = split.loc['emodb']
+    assert (r.accuracy_lo, r.accuracy_hi) == pytest.approx(wilson(r.accuracy*r.n_clips, r.n_clips))
+
+def test_recipes_that_differ_are_not_pooled(corpus, tmp_path):
+    for C in (1., 10.): save(corpus, tmp_path, recipe=Recipe('svm', model='svm', C=C))
+    assert len(R.summarise(results=tmp_path, parts=['test'], n_boot=0)) == 2
+    assert (R.table1(tmp_path).recipe == 'svm').sum() == 2
+
+def test_table1_compares_on_shared_splits(corpus, tmp_path):
+    df = corpus[corpus.corpus == 'ravdess']
+    cnn = Recipe('cnn_transfer', weights='imagenet')
+    for seed in range(3): save(df, tmp_path, seed=seed)
+    save(df, tmp_path, seed=1, recipe=cnn, right=.9)
+    for fold in range(4): save(df[df.speaker == f'ravdess/{fold}'], tmp_path, n=8, fold=fold, protocol='emobox')
+    t = R.table1(tmp_path).set_index('recipe')
+    assert t.index.tolist() == list(R.PAPER)
+    assert (t.loc['svm', 'paper_seeds'], t.loc['cnn_transfer', 'paper_seeds'], t.loc['svm', 'emobox_folds']) == ('0-2', '1', '0-3')
+    assert t.loc['cnn_transfer', 'paper_shared_accuracy'] == t.loc['cnn_transfer', 'paper_accuracy']
+    assert t.loc['svm', 'paper_shared_accuracy'] != t.loc['svm', 'paper_accuracy']
+    text = R.show_table1(t.reset_index()).set_index('model')
+    assert text.loc['CNN, ImageNet weights', '`emobox` UAR'] == 'not run'
+    assert text.loc['SVM, mean MFCC', 'published accuracy / F1'] == '51.7 / 50.9'
+    md = R.to_markdown(text.reset_index())
+    assert len(md.splitlines()) == 8 and len({line.count('|') for line in md.splitlines()}) == 1
+
+def test_nothing_run_yet(tmp_path):
+    t = R.table1(tmp_path)
+    assert t.recipe.tolist() == list(R.PAPER) and set(R.show_table1(t)['`paper` accuracy']) == {'not run'}
+    assert len(R.load_curves([], tmp_path)) == 0 and len(R.summarise(results=tmp_path)) == 0
+    assert R.index_runs(tmp_path).read_text().strip() == ','.join(R.FACTS)
+
+def test_curves(corpus, tmp_path):
+    c = pd.DataFrame(dict(epoch=[0, 1], train_loss=[2., 1.], train_clean_loss=[1.9, .9], valid_loss=[2., 1.5], valid_accuracy=[.1, .3]))
+    run = R.save_run(facts(), predictions(corpus), None, c.assign(lr=0.), corpus, tmp_path).stem
+    pd.testing.assert_frame_equal(R.load_curves([run, 'svm-without'], tmp_path)[R.CURVES], c)
+
+def test_random_protocols_are_those_with_known_speakers():
+    assert not [p for p in R.RANDOM if PROTOCOLS[p].unseen]
