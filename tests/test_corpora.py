@@ -1,0 +1,384 @@
+"Corpora: every published layout in small, every way in which one can be broken."
+import hashlib, io, re, shutil, threading, zipfile
+from dataclasses import replace
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import soundfile as sf
+
+from ser_fastai import corpora
+from ser_fastai.archives import fetch, unpack
+from ser_fastai.core import EMOTIONS, SerError
+from ser_fastai.corpora import (COLUMNS, CORPORA, class_table, describe, download, emotion_name, load_any, load_corpora, load_corpus,
+                                load_csv, load_folder, plot_classes)
+
+
+def clip(path, seed=None, sr=16000, seconds=.15, channels=1):
+    "A noise of its own in a file of that name; the same seed gives the same samples."
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    seed = int(hashlib.md5(str(path).encode()).hexdigest()[:8], 16) if seed is None else seed
+    sf.write(path, (np.random.default_rng(seed).normal(size=(int(seconds*sr), channels))*3000).astype('int16'), sr)
+    return path
+
+def clips(folder, *names):
+    for n in names: clip(folder/n)
+    return folder
+
+def notes(df): return '\n'.join(df.attrs['notes'])
+
+RAVDESS = 'Actor_01/03-01-01-01-01-01-01.wav', 'Actor_01/03-01-05-02-02-01-01.wav', 'Actor_02/03-01-08-01-02-02-02.wav'
+SONG = 'Actor_02/03-02-03-01-01-01-02.wav'
+IDS = [f'ravdess/{n[:-4]}' for n in RAVDESS]
+
+
+# --- layouts
+
+@pytest.mark.parametrize('where', ['ravdess', 'RAVDESS', 'ravdess/Audio_Speech_Actors_01-24',
+                                   'Audio_Speech_Actors_01-24', '.', 'down/loads/archive'])
+def test_ravdess_lies_anywhere(tmp_path, where):
+    clips(tmp_path/where, *RAVDESS, SONG)
+    df = load_corpus('ravdess', tmp_path)
+    assert list(df.columns) == list(COLUMNS)
+    assert df['clip'].tolist() == IDS
+    assert df.speaker.tolist() == ['ravdess_01', 'ravdess_01', 'ravdess_02']
+    assert df.gender.tolist() == ['male', 'male', 'female']
+    assert df.emotion.tolist() == ['neutral', 'angry', 'surprised']
+    assert df.intensity.tolist() == ['normal', 'strong', 'normal']
+    assert df.sentence.tolist() == ['kids', 'dogs', 'dogs'] and df.repetition.tolist() == [1, 1, 2]
+    assert df.duration.round(3).unique().tolist() == [.15] and df.sha.nunique() == 3
+
+def test_ravdess_twice_flat_flac_and_rates(tmp_path):
+    clips(tmp_path/'ravdess', *RAVDESS)
+    shutil.copytree(tmp_path/'ravdess', tmp_path/'again')
+    shutil.move(tmp_path/'again', tmp_path/'ravdess'/'audio_speech_actors_01-24')
+    df = load_corpus('ravdess', tmp_path)
+    assert df['clip'].tolist() == IDS and '3 files of clips that are there twice' in notes(df)
+    assert not df.path.str.contains('audio_speech').any()
+    flat = tmp_path/'flat'/'ravdess'
+    for i, n in enumerate(RAVDESS): clip(flat/Path(n).with_suffix('.flac').name, sr=(8000, 48000, 192000)[i], channels=(1, 2, 8)[i])
+    assert load_corpus('ravdess', tmp_path/'flat')['clip'].tolist() == IDS
+
+def test_the_folder_itself_can_be_given(tmp_path):
+    clips(tmp_path/'ravdess', *RAVDESS)
+    assert load_corpus('ravdess', tmp_path/'ravdess')['clip'].tolist() == IDS
+
+def test_a_path_that_bears_its_name_is_read_as_that_corpus(tmp_path):
+    clips(tmp_path/'RAVDESS'/'x', *RAVDESS)
+    assert load_any(str(tmp_path/'RAVDESS'))['clip'].tolist() == IDS
+
+def test_song_on_request(tmp_path):
+    clips(tmp_path/'ravdess', *RAVDESS, SONG)
+    assert len(load_corpus('ravdess', tmp_path)) == 3
+    df = load_corpus('ravdess', tmp_path, song=True)
+    assert f'ravdess/{SONG[:-4]}' in df['clip'].tolist() and '2448 clips of the 2452' in notes(df)
+
+@pytest.mark.parametrize('layout', ['savee/AudioData/{s}/{c}.wav', 'savee/AudioData/AudioData/{s}/{c}.wav', 'savee/ALL/{s}_{c}.wav',
+                                    'SAVEE/{s}_{c}.wav', 'AudioData/{s}/{c}.wav', '{s}/{c}.wav'])
+@pytest.mark.parametrize('zipped', [False, True])
+def test_savee_layouts(tmp_path, layout, zipped):
+    for s in ('DC', 'KL'):
+        for c in ('a01', 'n30', 'sa02', 'su15'): clip(tmp_path/layout.format(s=s, c=c))
+    if zipped:
+        shutil.make_archive(str(tmp_path.parent/f'{tmp_path.name}-z'), 'zip', tmp_path)
+        shutil.rmtree(tmp_path); tmp_path.mkdir()
+        shutil.move(tmp_path.parent/f'{tmp_path.name}-z.zip', tmp_path/'AudioData.zip')
+    df = load_corpus('savee', tmp_path)
+    assert df['clip'].tolist() == [f'savee/{s}/{c}' for s in ('DC', 'KL') for c in ('a01', 'n30', 'sa02', 'su15')]
+    assert df.emotion.tolist()[:4] == ['angry', 'neutral', 'sad', 'surprised'] and set(df.speaker) == {'savee_DC', 'savee_KL'}
+    assert set(df.gender) == {'male'} and df.sentence.tolist()[0] == 'a01' and df.repetition.isna().all()
+    assert load_corpus('savee', tmp_path)['clip'].tolist() == df['clip'].tolist()
+
+def test_savee_zip_within_its_folder_and_everything_twice(tmp_path):
+    for top in ('AudioData', 'AudioData/AudioData'): clips(tmp_path/'x'/top, 'DC/a01.wav', 'JE/d02.wav')
+    (tmp_path/'savee').mkdir()
+    shutil.make_archive(str(tmp_path/'savee'/'savee'), 'zip', tmp_path/'x')
+    assert load_corpus('savee', tmp_path)['clip'].tolist() == ['savee/DC/a01', 'savee/JE/d02']
+
+def test_emodb(tmp_path):
+    clips(tmp_path/'EMO-DB'/'wav', '03a01Fa.wav', '08b10Lb.wav', '16a07Wc.wav', '10a02Ad.wav', '11a04Na.wav', '12a05Ta.wav', '13b01Ea.wav')
+    df = load_corpus('emodb', tmp_path)
+    assert df['clip'].tolist()[0] == 'emodb/wav/03a01Fa'
+    assert df.emotion.tolist() == ['happy', 'boredom', 'fearful', 'neutral', 'sad', 'disgust', 'angry']
+    assert df.gender.tolist() == ['male', 'female', 'male', 'male', 'male', 'female', 'female']
+    assert df.sentence.tolist()[:2] == ['a01', 'b10'] and df.repetition.tolist()[:2] == [1, 2] and set(df.language) == {'de'}
+
+@pytest.mark.parametrize('demographics', [True, False])
+def test_cremad(tmp_path, demographics):
+    clips(tmp_path/'CREMA-D'/'AudioWAV', '1001_DFA_ANG_XX.wav', '1001_IEO_DIS_LO.wav', '1002_IEO_FEA_MD.wav', '1002_IEO_HAP_HI.wav',
+          '1002_WSI_NEU_XX.wav', '1040_ITH_SAD_X.wav')
+    if demographics:
+        (tmp_path/'CREMA-D'/'VideoDemographics.csv').write_text('ActorID,Age,Sex,Race,Ethnicity\n1001,51,Male,,\n1002,21,Female,,\n')
+    df = load_corpus('cremad', tmp_path)
+    assert df.emotion.tolist() == ['angry', 'disgust', 'fearful', 'happy', 'neutral', 'sad']
+    assert df['clip'].tolist()[0] == 'cremad/AudioWAV/1001_DFA_ANG_XX' and df.speaker.tolist()[-1] == 'cremad_1040'
+    assert df.intensity.fillna('').tolist() == ['', 'low', 'medium', 'high', '', '']
+    assert df.gender.fillna('').tolist() == (['male']*2 + ['female']*3 + [''] if demographics else ['']*6)
+
+def test_tess_twice_in_its_mirror(tmp_path):
+    for top in ('.', 'TESS Toronto emotional speech set data'):
+        clips(tmp_path/'tess'/'TESS Toronto emotional speech set data'/top, 'OAF_angry/OAF_back_angry.wav',
+              'OAF_neutral/OA_bite_neutral.wav', 'YAF_pleasant_surprised/YAF_back_ps.wav', 'YAF_fear/YAF_back_fear.wav')
+    df = load_corpus('tess', tmp_path)
+    assert df['clip'].tolist() == ['tess/OAF_back_angry', 'tess/OAF_bite_neutral', 'tess/YAF_back_fear', 'tess/YAF_back_ps']
+    assert df.emotion.tolist() == ['angry', 'neutral', 'fearful', 'surprised']
+    assert set(df.gender) == {'female'} and set(df.speaker) == {'tess_OAF', 'tess_YAF'} and df.sentence.tolist()[1] == 'bite'
+
+def test_iemocap(tmp_path):
+    top, turns = tmp_path/'IEMOCAP_full_release', ('F000', 'F001', 'M000', 'M001', 'MXX0')
+    clips(top/'Session1'/'sentences'/'wav'/'Ses01F_impro01', *(f'Ses01F_impro01_{t}.wav' for t in turns))
+    clips(top/'Session5'/'sentences'/'wav'/'Ses05M_script01_1b', 'Ses05M_script01_1b_M003.wav', '._Ses05M_script01_1b_M003.wav')
+    clips(top/'Session1'/'dialog'/'wav', 'Ses01F_impro01.wav')
+    labels = {'Ses01F_impro01': dict(F000='neu', F001='exc', M000='fru', M001='xxx'), 'Ses05M_script01_1b': dict(M003='hap')}
+    for name, rows in labels.items():
+        session = int(name[3:5])
+        f = top/f'Session{session}'/'dialog'/'EmoEvaluation'/f'{name}.txt'
+        f.parent.mkdir(parents=True)
+        f.write_text('% [START_TIME - END_TIME] TURN_NAME EMOTION [V, A, D]\n\n' + '\n'.join(
+            f'[6.2901 - 8.2357]\t{name}_{t}\t{label}\t[2.5000, 2.5000, 2.5000]\nC-E2:\tNeutral;\t()\nA-E3:\tval 3; act 2; dom  2;\t()\n'
+            for t, label in rows.items()))
+    df = load_corpus('iemocap', tmp_path)
+    assert df['clip'].tolist()[0] == 'iemocap/Session1/sentences/wav/Ses01F_impro01/Ses01F_impro01_F000'
+    assert df.emotion.tolist() == ['neutral', 'excited', 'frustrated', 'happy']
+    assert df.speaker.tolist() == ['iemocap_Ses01F', 'iemocap_Ses01F', 'iemocap_Ses01M', 'iemocap_Ses05M']
+    assert df.sentence.tolist() == ['impro01']*3 + ['script01_1b'] and df.gender.tolist()[0] == 'female'
+    assert '2 clips without a label' in notes(df) and 'skipped' not in notes(df)
+
+def test_synth_is_read_as_ravdess_and_never_taken_for_it(tmp_path):
+    clips(tmp_path/'synth', *RAVDESS)
+    assert load_corpus('synth', tmp_path).speaker.tolist()[0] == 'synth_01'
+    for data in tmp_path, tmp_path/'synth':
+        with pytest.raises(SerError, match='RAVDESS is not in'): load_corpus('ravdess', data)
+
+def test_ids_do_not_depend_on_the_place(tmp_path):
+    frames = []
+    for i, where in enumerate(('ravdess', 'ravdess/a/b/c', 'x/y')):
+        clips(tmp_path/str(i)/where, *RAVDESS)
+        frames.append(load_corpus('ravdess', tmp_path/str(i)))
+    assert all(f['clip'].equals(frames[0]['clip']) for f in frames)
+
+
+# --- labels
+
+def test_labels_belong_to_the_set_of_corpora(tmp_path):
+    clips(tmp_path/'emodb'/'wav', '03a01Fa.wav', '03a01La.wav', '08a01Lb.wav')
+    clips(tmp_path/'ravdess', *RAVDESS)
+    assert load_corpora('emodb', tmp_path).emotion.tolist() == ['happy', 'boredom', 'boredom']
+    both = load_corpora(' ravdess,emodb', tmp_path)
+    assert both.corpus.tolist() == ['emodb'] + ['ravdess']*3 and set(both.emotion) <= set(EMOTIONS)
+    assert 'emodb: 2 clips of boredom dropped' in notes(both)
+    assert load_corpora(['emodb', 'ravdess'], tmp_path).equals(both) and load_any('emodb,ravdess', tmp_path).equals(both)
+    assert class_table(both).loc['happy'].to_dict() == dict(emodb=1, ravdess=0)
+    assert describe(both).clips.tolist() == [1, 3]
+    assert len(plot_classes(both).containers) == 2
+
+@pytest.mark.parametrize('label,name', [('anger', 'angry'), ('Happiness', 'happy'), ('SADNESS', 'sad'), ('fear', 'fearful'),
+                                        ('surprise', 'surprised'), ('pleasant surprise', 'surprised'),
+                                        ('boredom', 'boredom'), ('Calm', 'calm')])
+def test_emotion_names(label, name): assert emotion_name(label) == name
+
+def test_one_speaker_and_one_clip_a_class_are_a_corpus(tmp_path):
+    df = load_corpus('ravdess', clips(tmp_path/'ravdess', *RAVDESS[:2]).parent)
+    assert df.speaker.unique().tolist() == ['ravdess_01'] and describe(df).speakers.tolist() == [1]
+
+
+# --- one's own
+
+def test_folder_a_class(tmp_path):
+    clips(tmp_path/'calls', 'Anger/a.wav', 'Anger/deep/b.flac', 'relief/c.wav')
+    df = load_folder(tmp_path/'calls')
+    assert df['clip'].tolist() == ['calls/Anger/a', 'calls/Anger/deep/b', 'calls/relief/c']
+    assert df.emotion.tolist() == ['angry', 'angry', 'relief']
+    assert df.speaker.isna().all()
+    shutil.copytree(tmp_path/'calls', tmp_path/'outer'/'calls')
+    assert load_folder(tmp_path/'outer', name='calls')['clip'].equals(df['clip'])
+    clip(tmp_path/'calls'/'stray.wav')
+    assert 'stray.wav: it lies in no folder of a class' in notes(load_any(str(tmp_path/'calls')))
+    with pytest.raises(SerError, match='stray.wav'): load_folder(tmp_path/'calls', strict=True)
+
+def test_csv(tmp_path):
+    a, b = clip(tmp_path/'w'/'a.wav'), clip(tmp_path/'far'/'b.wav')
+    pd.DataFrame(dict(path=['w/a.wav', b, 'w/gone.wav', 'w/a.wav'], emotion=['Fear', 'awe', 'sad', 'Fear'], speaker=[1, 2, 2, 1],
+                      gender='female', repetition=['1', 'x', '2', '1'])).to_csv(tmp_path/'list.csv', index=False)
+    df = load_any(str(tmp_path/'list.csv'))
+    assert df['clip'].tolist() == ['list/b', 'list/w/a'] and df.emotion.tolist() == ['awe', 'fearful']
+    assert df.speaker.tolist() == ['list_2', 'list_1'] and df.repetition.isna().tolist() == [True, False]
+    assert '1 clip skipped' in notes(df) and 'gone.wav' in notes(df) and '1 file of clips that are there twice' in notes(df)
+
+@pytest.mark.parametrize('text,message', [('path,label\na.wav,sad\n', 'no column emotion'), ('', 'cannot be read as a CSV'),
+                                          ('path,emotion\n', 'no usable clip')])
+def test_bad_csv(tmp_path, text, message):
+    (tmp_path/'list.csv').write_text(text)
+    with pytest.raises(SerError, match=message): load_csv(tmp_path/'list.csv')
+
+def test_csv_that_is_not_there(tmp_path):
+    with pytest.raises(SerError, match='no.csv cannot be read'): load_any(str(tmp_path/'no.csv'))
+
+def test_own_corpus_beside_a_known_one(tmp_path):
+    clips(tmp_path/'ravdess', *RAVDESS); clips(tmp_path/'calls', 'anger/a.wav', 'relief/c.wav')
+    df = load_any(f'ravdess,{tmp_path}/calls', tmp_path)
+    assert df.corpus.tolist() == ['calls'] + ['ravdess']*3 and 'calls: 1 clip of relief dropped' in notes(df)
+
+
+# --- bad input
+
+def test_missing_corpus_says_how_to_get_it(tmp_path):
+    for name in CORPORA:
+        with pytest.raises(SerError, match=re.escape(f'{CORPORA[name].title} is not in {tmp_path}')): load_corpus(name, tmp_path)
+    with pytest.raises(SerError, match='ser_download ravdess'): load_corpus('ravdess', tmp_path/'nowhere')
+    with pytest.raises(SerError, match='register at'): load_corpus('savee', tmp_path)
+
+def test_unknown_corpus_lists_the_known(tmp_path):
+    for load in (load_corpus, load_corpora, download):
+        with pytest.raises(SerError, match='unknown corpus "ravdes"; known: ravdess, savee'): load('ravdes', tmp_path)
+    with pytest.raises(SerError, match='"ravdes" is no known corpus'): load_any('ravdes', tmp_path)
+
+def test_empty_folder(tmp_path):
+    (tmp_path/'ravdess').mkdir(); (tmp_path/'mine').mkdir()
+    with pytest.raises(SerError, match='RAVDESS is not in'): load_corpus('ravdess', tmp_path)
+    with pytest.raises(SerError, match='no audio file'): load_folder(tmp_path/'mine')
+    with pytest.raises(SerError, match='is no folder'): load_folder(tmp_path/'nowhere')
+
+@pytest.mark.parametrize('bad', ['truncated', 'empty', 'text', 'silent', 'no samples', 'NaN', 'name', 'label', 'actor'])
+def test_one_bad_clip_is_skipped_or_fatal(tmp_path, bad):
+    clips(tmp_path/'ravdess', *RAVDESS)
+    names = dict(name='holiday.wav', label='03-01-09-01-01-01-02.wav', actor='03-01-02-01-01-01-25.wav')
+    f = clip(tmp_path/'ravdess'/'Actor_02'/names.get(bad, '03-01-02-01-01-01-02.wav'))
+    if bad == 'truncated': f.write_bytes(f.read_bytes()[:1000])
+    if bad == 'empty': f.write_bytes(b'')
+    if bad == 'text': f.write_text('I am no sound')
+    if bad == 'silent': sf.write(f, np.zeros(16000), 16000)
+    if bad == 'no samples': sf.write(f, np.zeros(0), 16000)
+    if bad == 'NaN': sf.write(f, np.full(16000, np.nan), 16000, subtype='FLOAT')
+    df = load_corpus('ravdess', tmp_path)
+    assert df['clip'].tolist() == IDS and 'ravdess: 1 clip skipped: ' in notes(df) and f.name in notes(df)
+    assert describe(df).skipped.tolist() == [1] and '1436 clips of the 1440' in notes(df)
+    with pytest.raises(SerError, match=f.name): load_corpus('ravdess', tmp_path, strict=True)
+
+def test_nothing_but_bad_clips(tmp_path):
+    (tmp_path/'ravdess').mkdir(); (tmp_path/'ravdess'/Path(RAVDESS[0]).name).write_text('version https://git-lfs.github.com/spec/v1')
+    with pytest.raises(SerError, match='no usable clip of ravdess'): load_corpus('ravdess', tmp_path)
+
+def test_the_later_copy_is_dropped(tmp_path):
+    for n in RAVDESS: clip(tmp_path/'ravdess'/n, seed=1)
+    df = load_corpus('ravdess', tmp_path, strict=True)
+    assert df['clip'].tolist() == IDS[:1]
+    assert f'2 clips dropped as duplicates: {IDS[1]} has the samples of {IDS[0]}, labelled neutral and not angry' in notes(df)
+
+
+# --- zips
+
+def zipped(path, **files):
+    with zipfile.ZipFile(path, 'w') as z:
+        for n, body in files.items(): z.writestr(n, body)
+    return path
+
+@pytest.mark.parametrize('name', ['../out.wav', 'a/../../out.wav', '/tmp/ser-out.wav', 'C:\\out.wav', '..\\out.wav'])
+def test_zip_that_climbs_out(tmp_path, name):
+    z = zipped(tmp_path/'savee.zip', **{'DC/a01.wav': b'x', name: b'out'})
+    with pytest.raises(SerError, match='savee.zip is not safe'): unpack(z, tmp_path/'savee'/'savee')
+    with pytest.raises(SerError, match='not safe'): load_corpus('savee', tmp_path)
+    assert [p.name for p in tmp_path.rglob('*') if p.is_file()] == ['savee.zip'] and not Path('/tmp/ser-out.wav').exists()
+
+def test_zip_with_a_link(tmp_path):
+    i = zipfile.ZipInfo('DC')
+    i.external_attr = 0o120777 << 16
+    with zipfile.ZipFile(tmp_path/'savee.zip', 'w') as z: z.writestr(i, '/etc')
+    with pytest.raises(SerError, match='not safe'): load_corpus('savee', tmp_path)
+
+def test_damaged_zips(tmp_path):
+    body = io.BytesIO()
+    with zipfile.ZipFile(body, 'w') as z: z.writestr('DC/a01.wav', bytes(range(256))*40)
+    flipped = body.getvalue().replace(bytes(range(100)), bytes(100), 1)
+    for name, b in dict(half=body.getvalue()[:5000], text=b'no zip', flipped=flipped).items():
+        (tmp_path/f'{name}.zip').write_bytes(b)
+        with pytest.raises(SerError, match=f'{name}.zip cannot be unpacked'): unpack(tmp_path/f'{name}.zip', tmp_path/name)
+        assert not (tmp_path/name).exists()
+    assert all(p.suffix == '.zip' for p in tmp_path.iterdir())
+
+
+# --- downloads
+
+class Server(SimpleHTTPRequestHandler):
+    "Serves ranges, or hangs up after `limit` bytes of each answer, or knows no ranges."
+    limit, ranges, asked = None, True, []
+    def do_GET(self):
+        body = (Path(self.directory)/self.path[1:]).read_bytes()
+        start = int(re.findall(r'\d+', self.headers['Range'])[0]) if self.ranges and self.headers['Range'] else 0
+        self.asked.append(start)
+        self.send_response(416 if start >= len(body) else 206 if start else 200)
+        self.send_header('Content-Length', max(0, len(body) - start)); self.end_headers()
+        self.wfile.write(body[start:][:self.limit])
+    def log_message(self, *args): pass
+
+@pytest.fixture
+def server(tmp_path, monkeypatch):
+    "A server of one zip with the clips of a small RAVDESS, which the registry takes for the real one."
+    (tmp_path/'www').mkdir()
+    clips(tmp_path/'src', *RAVDESS)
+    shutil.make_archive(str(tmp_path/'www'/'speech'), 'zip', tmp_path/'src')
+    class Mine(Server): asked = []
+    s = ThreadingHTTPServer(('127.0.0.1', 0), partial(Mine, directory=str(tmp_path/'www')))
+    threading.Thread(target=s.serve_forever, args=(.02,), daemon=True).start()
+    Mine.url, Mine.file = f'http://127.0.0.1:{s.server_port}/speech.zip', tmp_path/'www'/'speech.zip'
+    a = replace(CORPORA['ravdess'].archives[0], url=Mine.url, clips=3, md5=hashlib.md5(Mine.file.read_bytes()).hexdigest())
+    monkeypatch.setitem(corpora.CORPORA, 'ravdess', replace(CORPORA['ravdess'], archives=(a,)))
+    yield Mine
+    s.shutdown(); s.server_close()
+
+def test_download(tmp_path, server):
+    folder = download('ravdess', tmp_path/'data')
+    assert folder == tmp_path/'data'/'ravdess' and load_corpus('ravdess', tmp_path/'data')['clip'].tolist() == IDS
+    assert not list((tmp_path/'data').glob('*.zip*'))
+    download('ravdess', tmp_path/'data')
+    assert server.asked == [0]
+
+def test_what_is_there_is_not_downloaded(tmp_path, server):
+    clips(tmp_path/'data'/'ravdess', *RAVDESS)
+    assert download('ravdess', tmp_path/'data') == tmp_path/'data'/'ravdess' and server.asked == []
+
+def test_cut_off_download_goes_on(tmp_path, server):
+    half = server.file.read_bytes()[:5000]
+    (tmp_path/'data').mkdir(); (tmp_path/'data'/'Audio_Speech_Actors_01-24.zip.part').write_bytes(half)
+    download('ravdess', tmp_path/'data')
+    assert server.asked == [5000] and len(load_corpus('ravdess', tmp_path/'data')) == 3
+
+@pytest.mark.parametrize('ranges', [True, False])
+def test_cut_off_download_that_gets_no_further(tmp_path, server, ranges):
+    server.limit, server.ranges = 0 if ranges else 4000, ranges
+    (tmp_path/'data').mkdir(); (tmp_path/'data'/'Audio_Speech_Actors_01-24.zip.part').write_bytes(server.file.read_bytes()[:5000])
+    with pytest.raises(SerError, match='run the same line again'): download('ravdess', tmp_path/'data')
+    assert not (tmp_path/'data'/'ravdess').exists() and (tmp_path/'data'/'Audio_Speech_Actors_01-24.zip.part').exists()
+    server.limit = None
+    assert len(list(download('ravdess', tmp_path/'data').rglob('*.wav'))) == 3
+
+def test_complete_part_and_wrong_part(tmp_path, server):
+    part = tmp_path/'data'/'Audio_Speech_Actors_01-24.zip.part'
+    part.parent.mkdir(); part.write_bytes(b'x'*10**6)
+    with pytest.raises(SerError, match='wrong checksum'): download('ravdess', tmp_path/'data')
+    assert not list((tmp_path/'data').iterdir())
+    part.write_bytes(server.file.read_bytes())
+    assert len(list(download('ravdess', tmp_path/'data').rglob('*.wav'))) == 3
+
+def test_wrong_checksum_is_thrown_away(tmp_path, server, monkeypatch):
+    a = replace(CORPORA['ravdess'].archives[0], md5='0'*32)
+    monkeypatch.setitem(corpora.CORPORA, 'ravdess', replace(CORPORA['ravdess'], archives=(a,)))
+    with pytest.raises(SerError, match='wrong checksum'): download('ravdess', tmp_path/'data')
+    assert not [p for p in (tmp_path/'data').rglob('*') if p.is_file()]
+
+def test_no_such_file_no_server_no_program(tmp_path, server):
+    with pytest.raises(SerError, match='could not be downloaded'): fetch(server.url.replace('speech', 'lost'), tmp_path/'x.zip')
+    with pytest.raises(SerError, match='could not be downloaded'): fetch('http://127.0.0.1:9/x.zip', tmp_path/'x.zip')
+    with pytest.raises(SerError, match='register at'): download('savee', tmp_path)
+
+def test_data_folder_that_is_a_file(tmp_path, server):
+    (tmp_path/'data').write_text('')
+    with pytest.raises(SerError, match='choose another folder'): download('ravdess', tmp_path/'data')
+
+def test_a_mirror_is_held_to_the_same_checksum(tmp_path, server):
+    shutil.copy(zipped(tmp_path/'other.zip', a=b'b'), server.file.with_name('mirror.zip'))
+    with pytest.raises(SerError, match='wrong checksum'): download('ravdess', tmp_path/'data', url=server.url.replace('speech', 'mirror'))
