@@ -28,12 +28,12 @@ from .results import done, index_runs, recipe_facts, run_id, save_run
 from .splits import Split, n_folds, split
 from .train import prediction_frame
 
-# %% ../nbs/30_experiment.ipynb #abb16e2f
+# %% ../nbs/30_experiment.ipynb #b4d0f655
 _augment = dict(rotate=5., zoom=1.1, brightness=.1, mixup=.4, sizes=(128, 256), shares=(.75, .25))
 _transfer = dict(weights='imagenet', epochs=30, freeze_epochs=1)
 RECIPES = {r.name: r for r in (
     Recipe('svm', model='svm'),
-    Recipe('lstm', model='lstm', epochs=200),
+    Recipe('lstm', model='lstm', epochs=200, lr=3e-3),
     Recipe('cnn_scratch', epochs=200),
     Recipe('cnn_scratch_aug', epochs=200, **_augment),
     Recipe('cnn_transfer', **_transfer),
