@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['IMAGENET', 'find_arch', 'load_body', 'cached_weights', 'fetch_weights', 'cnn_learner', 'train_cnn']
 
-# %% ../../nbs/22_cnn.ipynb #ef8f743f
+# %% ../../nbs/22_cnn.ipynb #664135c9
+import hashlib
 from functools import lru_cache
 from pathlib import Path
 
@@ -15,7 +16,8 @@ import torch
 import torchvision
 from fastai.vision.all import DataLoaders, Learner, accuracy, create_body, model_meta, vision_learner
 
-# %% ../../nbs/22_cnn.ipynb #0b155d3b
+# %% ../../nbs/22_cnn.ipynb #4998c209
+from ..archives import fetch
 from ..core import Recipe, SerError, seed_all
 from ..data import spectrogram_dls
 from ..features import Features
@@ -67,19 +69,23 @@ def cached_weights(
     url = torchvision.models.get_model_weights(arch).DEFAULT.url
     return Path(torch.hub.get_dir())/'checkpoints'/url.rsplit('/', 1)[-1]
 
-# %% ../../nbs/22_cnn.ipynb #28e28a78
+# %% ../../nbs/22_cnn.ipynb #3b6a00d1
+@lru_cache
+def _fetch(url, path):
+    try: fetch(url, path)
+    except SerError as e: return str(e)
+    if not hashlib.sha256(path.read_bytes()).hexdigest().startswith(path.stem.rsplit('-', 1)[-1]):
+        path.unlink()
+        return f'{path} came damaged'
+
 def fetch_weights(
-    arch: str,         # a torchvision architecture
-    timeout: float = 20 # seconds to wait for an answer
-) -> Path:
+    arch: str  # a torchvision architecture
+) -> Path:     # a state dict
     "ImageNet weights from torch's cache, or from PyTorch's site."
-    import pooch
     path, url = cached_weights(arch), torchvision.models.get_model_weights(arch).DEFAULT.url
-    if path.exists(): return path
-    try: return Path(pooch.retrieve(url, known_hash=None, fname=path.name, path=path.parent, downloader=pooch.HTTPDownloader(timeout=timeout, progressbar=True)))
-    except Exception as e:
-        raise SerError(f'the ImageNet weights of {arch} are not here and cannot be fetched ({type(e).__name__}): '
-                       f'download {url} to {path}, or pass --weights FILE.') from None
+    if not path.exists() and (why := _fetch(url, path)):
+        raise SerError(f'the ImageNet weights of {arch} are not here ({why.rstrip(".")}): download {url} to {path}, or pass --weights FILE.')
+    return path
 
 # %% ../../nbs/22_cnn.ipynb #b3976cc3
 def cnn_learner(
