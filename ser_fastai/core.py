@@ -6,15 +6,14 @@
 __all__ = ['EMOTIONS', 'label_order', 'SerError', 'known', 'need', 'data_path', 'cache_path', 'repo_path', 'results_path',
            'atomic_write', 'hash_of', 'Recipe', 'seed_all', 'progress']
 
-# %% ../nbs/00_core.ipynb #1462505b
+# %% ../nbs/00_core.ipynb #aa997d3e
 import hashlib, importlib, json, os, random, tempfile
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
 
-# %% ../nbs/00_core.ipynb #c97f77a5
+# %% ../nbs/00_core.ipynb #adf73d58
 import numpy as np
-from fastcore.basics import store_attr
 from fastcore.xdg import xdg_cache_home, xdg_data_home
 from tqdm.auto import tqdm
 
@@ -104,7 +103,7 @@ def hash_of(
     "A short stable hash of a value."
     return hashlib.sha256(json.dumps(obj, sort_keys=True, default=str).encode()).hexdigest()[:n]
 
-# %% ../nbs/00_core.ipynb #1f032bf3
+# %% ../nbs/00_core.ipynb #5ab925b5
 @dataclass(frozen=True)
 class Recipe:
     "All that determines a trained model."
@@ -138,11 +137,12 @@ class Recipe:
     sizes: tuple = (128,)       # image sizes, one after the other
     shares: tuple = (1.,)       # the part of the epochs spent at each size
     lr: float = 1e-3            # the largest learning rate of a one-cycle schedule
+    body_lr: float = 0.2        # of it, for the deepest layers of a pretrained body
     wd: float = 0.01            # weight decay
     bs: int = 64                # batch size
 
     @property
-    def hash(self) -> str: return hash_of(asdict(self))
+    def hash(self) -> str: return hash_of({f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default})
     @property
     def augmented(self) -> bool: return bool(self.rotate or self.zoom > 1 or self.brightness or self.mixup)
 

@@ -5,11 +5,10 @@
 # %% auto #0
 __all__ = ['RECIPES', 'TRAINERS', 'adapt', 'weights_name', 'environment', 'corpora_of', 'train', 'run_one', 'run_grid', 'sweep']
 
-# %% ../nbs/30_experiment.ipynb #90f8288e
+# %% ../nbs/30_experiment.ipynb #7f96922c
 import hashlib, platform, subprocess, time, traceback
-from dataclasses import asdict, replace
+from dataclasses import replace
 from importlib.metadata import version
-from itertools import product
 from pathlib import Path
 
 # %% ../nbs/30_experiment.ipynb #2684a1f8
@@ -17,11 +16,11 @@ import numpy as np
 import pandas as pd
 import torch
 
-# %% ../nbs/30_experiment.ipynb #5ed46786
-from .core import Recipe, SerError, atomic_write, known, progress, repo_path, results_path
+# %% ../nbs/30_experiment.ipynb #b398e5a8
+from .core import Recipe, SerError, atomic_write, progress, repo_path, results_path
 from .evaluate import metrics
 from .features import build_features
-from .models.cnn import fetch_weights, train_cnn
+from .models.cnn import train_cnn
 from .models.lstm import train_lstm
 from .models.svm import train_svm
 from .results import done, index_runs, recipe_facts, run_id, save_run
@@ -42,7 +41,7 @@ RECIPES = {r.name: r for r in (
 # %% ../nbs/30_experiment.ipynb #0c517f3b
 TRAINERS = dict(svm=train_svm, lstm=train_lstm, cnn=train_cnn)
 
-# %% ../nbs/30_experiment.ipynb #5dedc402
+# %% ../nbs/30_experiment.ipynb #d98bddeb
 def adapt(
     recipe: Recipe,  # a named recipe
     arch=None,       # another architecture, for CNNs
@@ -56,8 +55,8 @@ def adapt(
     if arch: recipe = replace(recipe, arch=arch)
     if weights and recipe.weights != 'scratch': recipe = replace(recipe, weights=weights_name(weights))
     if size:
-        sizes = tuple(int(s) for s in str(size).split('-'))
-        sizes = sizes[:len(recipe.sizes)]
+        try: sizes = tuple(int(s) for s in str(size).split('-'))[:len(recipe.sizes)]
+        except ValueError: raise SerError(f'"{size}" is no image size: write 128, or 128-256 for one after the other.') from None
         recipe = replace(recipe, sizes=sizes, shares=recipe.shares if len(sizes) == len(recipe.sizes) else (1.,))
     return recipe
 
@@ -70,12 +69,13 @@ def weights_name(
     if not path.is_file(): raise SerError(f'{path} does not exist: name the state dict of a body.')
     return f'{path.stem}@{hashlib.sha256(path.read_bytes()).hexdigest()[:8]}'
 
-# %% ../nbs/30_experiment.ipynb #dfd173ae
+# %% ../nbs/30_experiment.ipynb #4c32bfde
 def environment() -> dict:  # device, versions, commit
     "Where a run was made."
     gpu = torch.cuda.is_available()
     libs = ('ser_fastai', 'fastai', 'torch', 'torchvision', 'librosa', 'scikit-learn', 'numpy')
-    commit = subprocess.run(['git', 'rev-parse', '--short', 'HEAD'], cwd=repo_path(), capture_output=True, text=True).stdout.strip()
+    try: commit = subprocess.run(['git', 'rev-parse', '--short', 'HEAD'], cwd=repo_path(), capture_output=True, text=True).stdout.strip()
+    except OSError: commit = ''   # no git here
     return dict(device=torch.cuda.get_device_name() if gpu else f'cpu ({torch.get_num_threads()} threads)',
                 versions={'python': platform.python_version(), **{l: version(l) for l in libs}}, commit=commit)
 
@@ -86,7 +86,7 @@ def corpora_of(
     "The corpora of a frame, joined by commas in alphabetical order."
     return ','.join(sorted(df.corpus.unique()))
 
-# %% ../nbs/30_experiment.ipynb #b23cee73
+# %% ../nbs/30_experiment.ipynb #1fed0621
 def train(
     df: pd.DataFrame,   # a corpus frame
     recipe: Recipe,
@@ -96,9 +96,12 @@ def train(
     features=None       # of `build_features`; made if not given
 ):                      # a `Trained`
     "Train a recipe on a split."
+    if df.emotion.nunique() < 2: raise SerError(f'every clip is {df.emotion.iloc[0]}: a model needs two classes to tell apart.')
     return TRAINERS[recipe.model](df, features or build_features(df, recipe), s, recipe, seed, weights)
 
-# %% ../nbs/30_experiment.ipynb #914b10f9
+# %% ../nbs/30_experiment.ipynb #888ad7db
+def _why(e): return (str(e) if isinstance(e, SerError) else f'{type(e).__name__}: {e}').replace(str(Path.home()), '~')
+
 def run_one(
     df: pd.DataFrame,   # a corpus frame
     recipe: Recipe,
@@ -110,7 +113,7 @@ def run_one(
     features=None       # of `build_features`; made if not given
 ) -> str:               # the run's name
     "Train, score and store; a run that is stored already is not repeated."
-    corpora = corpora_of(df)
+    recipe, corpora = adapt(recipe, weights=weights), corpora_of(df)
     run = run_id(recipe, corpora, protocol, fold, seed)
     if done(run, results): return run
     s, start = split(df, protocol, fold, seed), time.time()
@@ -120,12 +123,12 @@ def run_one(
         trained = train(df, recipe, s, seed, weights, features)
         test, valid = [prediction_frame(df, rows, trained.predict_proba(rows), trained.labels) for rows in (s.test, s.valid)]
     except Exception as e:
-        save_run(facts | dict(seconds=round(time.time() - start, 1), error=f'{type(e).__name__}: {e}'), results=results)
+        save_run(facts | dict(seconds=round(time.time() - start, 1), error=_why(e)), results=results)
         raise
     save_run(facts | dict(n_params=trained.n_params, seconds=round(time.time() - start, 1)), test, valid, trained.curves, df, results)
     return run
 
-# %% ../nbs/30_experiment.ipynb #7049d6c6
+# %% ../nbs/30_experiment.ipynb #64355960
 def run_grid(
     df: pd.DataFrame,     # a corpus frame
     recipes: list,        # recipes
@@ -136,21 +139,23 @@ def run_grid(
     results=None          # the results folder
 ) -> pd.DataFrame:        # one row a run: run, status, error
     "Run what is not stored yet."
+    recipes = [adapt(r, weights=weights) for r in recipes]
     todo = [(r, p, f, s) for p in protocols for f in (folds if folds is not None else range(n_folds(df, p))) for s in seeds for r in recipes
             if f < n_folds(df, p)]
     rows = []
-    for r, p, f, s in (bar := progress(todo, desc='runs')):
-        bar.set_postfix_str(f'{r.name} {p} fold {f} seed {s}')
-        row = dict(run=run_id(r, corpora_of(df), p, f, s), recipe=r.name, protocol=p, fold=f, seed=s, status='done', error=None)
-        try: run_one(df, r, p, f, s, weights, results)
-        except Exception as e:
-            if not isinstance(e, SerError): bar.write(traceback.format_exc())
-            row |= dict(status='failed', error=str(e))
-        rows.append(row)
-    index_runs(results)
+    try:
+        for r, p, f, s in (bar := progress(todo, desc='runs')):
+            bar.set_postfix_str(f'{r.name} {p} fold {f} seed {s}')
+            row = dict(run=run_id(r, corpora_of(df), p, f, s), recipe=r.name, protocol=p, fold=f, seed=s, status='done', error=None)
+            try: run_one(df, r, p, f, s, weights, results)
+            except Exception as e:
+                if not isinstance(e, SerError): bar.write(traceback.format_exc())
+                row |= dict(status='failed', error=_why(e))
+            rows.append(row)
+    finally: index_runs(results)
     return pd.DataFrame(rows)
 
-# %% ../nbs/30_experiment.ipynb #8eaac82c
+# %% ../nbs/30_experiment.ipynb #05526923
 def sweep(
     df: pd.DataFrame,       # a corpus frame
     recipes: list,          # the candidates
@@ -161,8 +166,9 @@ def sweep(
     "Score candidates on the validation clips of one split."
     s = split(df, protocol, fold, seed)
     file = results_path(results)/'sweeps'/f'{name}.csv' if name else None
-    rows = pd.read_csv(file).to_dict('records') if file and file.exists() else []
-    have = {r['recipe_hash'] for r in rows}
+    rows = pd.read_csv(file, dtype={'recipe_hash': str}).to_dict('records') if file and file.exists() else []
+    have = {r['recipe_hash'] for r in rows if (r['protocol'], r['fold'], r['seed']) == (protocol, fold, seed)}
+    recipes = [adapt(r, weights=weights) for r in recipes]
     for r in progress([r for r in recipes if r.hash not in have], desc='sweep'):
         start, t = time.time(), train(df, r, s, seed, weights)
         pred = prediction_frame(df, s.valid, t.predict_proba(s.valid), t.labels)

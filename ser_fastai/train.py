@@ -5,21 +5,21 @@
 # %% auto #0
 __all__ = ['Trained', 'prediction_frame', 'has_bf16', 'BF16', 'speed_cbs', 'Curves', 'stages', 'fit_stages', 'train_network']
 
-# %% ../nbs/08_train.ipynb #32bf772e
-from dataclasses import dataclass, field, replace
+# %% ../nbs/08_train.ipynb #d328ab91
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable
 
-# %% ../nbs/08_train.ipynb #2b06ce0e
+# %% ../nbs/08_train.ipynb #674dd183
 import numpy as np
 import pandas as pd
 import torch
 from fastai.callback.channelslast import ChannelsLast
 from fastai.callback.mixup import MixUp
-from fastai.vision.all import Callback, CancelFitException, DataLoaders, Learner, ProgressCallback, accuracy
+from fastai.vision.all import Callback, Learner, ProgressCallback
 
-# %% ../nbs/08_train.ipynb #cd75f9de
-from .core import Recipe, progress
+# %% ../nbs/08_train.ipynb #4aa77d77
+from .core import Recipe, SerError, progress
 from .splits import Split
 
 # %% ../nbs/08_train.ipynb #e1adf22c
@@ -54,18 +54,14 @@ def has_bf16(
     flags = info.read_text().split() if info.exists() else []
     return 'amx_bf16' in flags or 'avx512_bf16' in flags
 
-# %% ../nbs/08_train.ipynb #acc6da60
+# %% ../nbs/08_train.ipynb #b4697fb7
 class BF16(Callback):
-    "Forward pass and loss under bf16 autocast on the model's own device."
-    order = ProgressCallback.order - 1
-    def before_batch(self):
-        self.autocast = torch.autocast(next(self.model.parameters()).device.type, torch.bfloat16)
-        self.autocast.__enter__()
-    def after_loss(self): self._leave()
-    def after_cancel_batch(self): self._leave()
-    def _leave(self):
-        if getattr(self, 'autocast', None): self.autocast.__exit__(None, None, None)
-        self.autocast = None
+    "Forward pass under bf16 autocast on the model's own device."
+    def before_train(self):
+        self.after_train()
+        self.model.forward = torch.autocast(next(self.model.parameters()).device.type, torch.bfloat16)(self.model.forward)
+    def after_train(self): self.model.__dict__.pop('forward', None)
+    before_validate, after_validate = before_train, after_train
     def after_pred(self): self.learn.pred = self.pred.float()
 
 # %% ../nbs/08_train.ipynb #ec09dcd2
@@ -92,11 +88,12 @@ class Curves(Callback):
     @property
     def frame(self): return pd.DataFrame(self.rows, columns=['epoch', 'train_loss', 'train_clean_loss', 'valid_loss', 'valid_accuracy'])
 
-# %% ../nbs/08_train.ipynb #ab79ed82
+# %% ../nbs/08_train.ipynb #0216a599
 def stages(
     recipe: Recipe  # its epochs, sizes, shares and frozen epochs
 ) -> list:          # (size, frozen epochs, free epochs) one after the other
     "How a recipe spends its epochs."
+    if len(recipe.sizes) != len(recipe.shares): raise SerError(f'{recipe.name} has {len(recipe.sizes)} sizes and {len(recipe.shares)} shares: give each size its share.')
     ends = [round(recipe.epochs*share) for share in np.cumsum(recipe.shares)]
     out = []
     for size, start, end in zip(recipe.sizes, [0, *ends], ends):
@@ -104,7 +101,7 @@ def stages(
         if end > start: out.append((size, frozen, end - start - frozen))
     return out
 
-# %% ../nbs/08_train.ipynb #0f1127c7
+# %% ../nbs/08_train.ipynb #92592eae
 def fit_stages(
     learn: Learner,      # an untrained learner
     recipe: Recipe,      # the schedule
@@ -119,10 +116,10 @@ def fit_stages(
             learn.freeze()
             learn.fit_one_cycle(frozen, recipe.lr, wd=recipe.wd, cbs=cbs)
         learn.unfreeze()
-        learn.fit_one_cycle(free, slice(recipe.lr/5, recipe.lr) if recipe.freeze_epochs else recipe.lr, wd=recipe.wd, cbs=cbs)
+        learn.fit_one_cycle(free, slice(recipe.lr*recipe.body_lr, recipe.lr) if recipe.freeze_epochs else recipe.lr, wd=recipe.wd, cbs=cbs)
     return learn
 
-# %% ../nbs/08_train.ipynb #a93843d4
+# %% ../nbs/08_train.ipynb #f378dcad
 def train_network(
     df: pd.DataFrame,    # a corpus frame
     s: Split,            # which rows train and validate
@@ -141,8 +138,9 @@ def train_network(
         return dls
     bar = _Quiet(sum(f + n for _, f, n in stages(recipe)), recipe.name)
     learn.remove_cbs([cb for cb in learn.cbs if isinstance(cb, ProgressCallback)])
-    with learn.no_logging(): fit_stages(learn, recipe, stage_dls, [curves, bar])
-    bar.close()
+    try:
+        with learn.no_logging(): fit_stages(learn, recipe, stage_dls, [curves, bar])
+    finally: bar.close()
     def predict_proba(rows):
         dl = learn.dls.test_dl(df.iloc[rows].reset_index(drop=True))
         return learn.get_preds(dl=dl)[0].float().numpy()
