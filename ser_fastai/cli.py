@@ -36,10 +36,10 @@ def _say(message, status):
     print(f'{Path(sys.argv[0]).name}: {message}', file=sys.stderr)
     return status
 
-# %% ../nbs/60_cli.ipynb #b8303817
+# %% ../nbs/60_cli.ipynb #2b977540
 @command
 def ser_download(
-    corpora: Param('names, e.g. "ravdess emodb"', str, nargs='+'),
+    corpora: Param('names, e.g. ravdess emodb', str, nargs='+', opt=False),
     data: str = None,             # the folder of all corpora; default $SER_DATA, then the user's data folder
     song: store_true = False,     # RAVDESS: the song clips too
 ):
@@ -48,10 +48,10 @@ def ser_download(
         folder = download(known(c, CORPORA, 'corpus'), data, song=song) if c == 'ravdess' else download(known(c, CORPORA, 'corpus'), data)
         print(f'{c}: {folder}')
 
-# %% ../nbs/60_cli.ipynb #1d804d0f
+# %% ../nbs/60_cli.ipynb #be7db33a
 @command
 def ser_corpora(
-    corpora: Param('names, folders or CSVs; all known ones by default', str, nargs='*') = None,
+    corpora: Param('names, folders or CSVs; all known ones by default', str, nargs='*', opt=False) = None,
     data: str = None,             # the folder of all corpora; default $SER_DATA, then the user's data folder
     strict: store_true = False,   # end at the first bad clip instead of skipping it
 ):
@@ -77,12 +77,14 @@ def _numbers(
         return [n for e in ends for n in range(e[0], e[-1] + 1)]
     except ValueError: raise SerError(f'"{s}" is no list of whole numbers: write for instance 0-4 or 0,2.') from None
 
-# %% ../nbs/60_cli.ipynb #c198f992
+# %% ../nbs/60_cli.ipynb #cd3b273c
+def _threads(jobs): return None if jobs < 1 else jobs
+
 def _told(df):
     for n in df.attrs.get('notes', []): print(n)
     return df
 
-# %% ../nbs/60_cli.ipynb #a05e30ec
+# %% ../nbs/60_cli.ipynb #d666001b
 @command
 def ser_run(
     recipes: str = 'svm',         # recipes joined by commas, or "all"
@@ -95,6 +97,7 @@ def ser_run(
     weights: str = None,          # a state dict, for recipes that start from ImageNet
     size: str = None,             # image sizes, e.g. "96" or "96-128"
     epochs: int = None,           # another number of epochs
+    jobs: int = -1,               # processes that read clips and compute features; -1 is one a core
     results: str = None,          # where runs are stored; default results/ of the checkout
     strict: store_true = False,   # end at the first bad clip instead of skipping it
 ):
@@ -104,8 +107,8 @@ def ser_run(
     names = list(RECIPES) if recipes == 'all' else _names(recipes, RECIPES, 'recipe')
     chosen = [adapt(RECIPES[n], arch, weights, size, epochs) for n in names]
     protocols, folds, seeds = _names(protocol, PROTOCOLS, 'protocol'), folds and _numbers(folds), _numbers(seeds)
-    df = _told(load_any(corpora, data, strict=strict))
-    grid = run_grid(df, chosen, protocols, folds, seeds, weights, results)
+    df = _told(load_any(corpora, data, strict=strict, jobs=_threads(jobs)))
+    grid = run_grid(df, chosen, protocols, folds, seeds, weights, results, jobs)
     _show_runs(grid, results)
     if len(grid) and (grid.status == 'failed').all(): raise SerError('no run succeeded; the reasons stand above.')
 
@@ -121,7 +124,7 @@ DEMO = dict(arch='resnet18', size='64-96', epochs=8)  # of resnet34, 128-256, 30
 SHRUNK = ('architecture: resnet18 instead of resnet34', 'image size: 64, then 96 pixels instead of 128, then 256',
           'epochs: 8 instead of 200 (LSTM, from scratch) and 30 (transfer)', 'folds and seeds: one of each')
 
-# %% ../nbs/60_cli.ipynb #b3f571b4
+# %% ../nbs/60_cli.ipynb #33042acf
 @command
 def ser_reproduce(
     data: str = None,             # the folder of all corpora; without it the embedded corpus is synthesised
@@ -134,6 +137,7 @@ def ser_reproduce(
     weights: str = None,          # a state dict, for recipes that start from ImageNet
     size: str = None,             # image sizes, e.g. "96-128"
     epochs: int = None,           # another number of epochs
+    jobs: int = -1,               # processes that read clips and compute features; -1 is one a core
     results: str = None,          # where runs are stored; default OUT/results
     out: str = 'reproduce',       # where the table, the figures and the report go
 ):
@@ -153,9 +157,9 @@ def ser_reproduce(
         print('Shrunk to fit into minutes:', *SHRUNK, sep='\n  ')
         synthesise(out/'data'/'synth')
         df = load_corpus('synth', out/'data')
-    else: df = _told(load_any(corpora, data))
+    else: df = _told(load_any(corpora, data, jobs=_threads(jobs)))
     chosen = [adapt(RECIPES[n], arch, weights, size, epochs) for n in names]
-    grid = run_grid(df, chosen, protocols, folds and _numbers(folds), _numbers(seeds or '0'), weights, results)
+    grid = run_grid(df, chosen, protocols, folds and _numbers(folds), _numbers(seeds or '0'), weights, results, jobs)
     table = show_table1(table1(results, corpora=corpora_of(df), protocols=protocols))
     print('\n' + _plain(table.drop(columns=[c for c in table if demo and 'published' in c])))
     for e in grid.error.dropna().unique(): print(f'not run: {e}')
@@ -188,10 +192,10 @@ def ser_report(
     df = load_any(corpora, data) if data or os.environ.get('SER_DATA') else None
     print(Path(write_report(results_path(results), Path(out), df, corpora=corpora)).resolve())
 
-# %% ../nbs/60_cli.ipynb #3d5f90d9
+# %% ../nbs/60_cli.ipynb #cc20403c
 @command
 def ser_predict(
-    paths: Param('audio files, folders or globs', str, nargs='+'),
+    paths: Param('audio files, folders or globs', str, nargs='+', opt=False),
     bundle: str = None,           # a bundle's folder; default the one that ships
     top: int = 2,                 # how many emotions to show of each clip
     format: Param('table, csv or json', str, choices=['table', 'csv', 'json']) = 'table',

@@ -45,15 +45,16 @@ def SpectrogramBlock(
     "A fastai block for log-mel images."
     return TransformBlock(type_tfms=[LoadSpectrogram(features, seconds)])
 
-# %% ../nbs/07_data.ipynb #f0d89434
+# %% ../nbs/07_data.ipynb #45695e5f
 def image_tfms(
     size: int,       # height and width of the image, pixels
     recipe: Recipe   # its rotation, zoom and brightness
 ) -> list:           # batch transforms: resize, augment (training only), normalise
     "The batch transforms of a recipe at one size (paper, section 4.3)."
-    augment = dict(max_rotate=recipe.rotate, max_zoom=recipe.zoom, max_lighting=recipe.brightness, p_lighting=.75 if recipe.brightness else 0.)
-    augment = aug_transforms(size=size, do_flip=False, max_warp=0., pad_mode='zeros', **augment) if recipe.augmented else [AffineCoordTfm(size=size)]
-    return [*augment, Normalize.from_stats(*imagenet_stats)]
+    augment = aug_transforms(size=size, do_flip=False, max_warp=0., pad_mode='zeros',
+                             max_rotate=recipe.rotate, max_zoom=recipe.zoom, max_lighting=recipe.brightness)
+    resize = [] if any(isinstance(t, AffineCoordTfm) for t in augment) else [AffineCoordTfm(size=size)]  # rotation and zoom resize too
+    return [*resize, *augment, Normalize.from_stats(*imagenet_stats)]
 
 # %% ../nbs/07_data.ipynb #950d4082
 def spectrogram_block(

@@ -128,7 +128,7 @@ def run_one(
     save_run(facts | dict(n_params=trained.n_params, seconds=round(time.time() - start, 1)), test, valid, trained.curves, df, results)
     return run
 
-# %% ../nbs/30_experiment.ipynb #64355960
+# %% ../nbs/30_experiment.ipynb #1281cc97
 def run_grid(
     df: pd.DataFrame,     # a corpus frame
     recipes: list,        # recipes
@@ -136,18 +136,20 @@ def run_grid(
     folds=None,           # which folds; all of each protocol by default
     seeds=(0,),
     weights=None,         # path of a state dict, for recipes that do not start from scratch
-    results=None          # the results folder
+    results=None,         # the results folder
+    jobs: int = -1        # processes that compute features; -1 is one a core
 ) -> pd.DataFrame:        # one row a run: run, status, error
     "Run what is not stored yet."
     recipes = [adapt(r, weights=weights) for r in recipes]
     todo = [(r, p, f, s) for p in protocols for f in (folds if folds is not None else range(n_folds(df, p))) for s in seeds for r in recipes
             if f < n_folds(df, p)]
+    features = {r.hash: build_features(df, r, jobs=jobs) for r in recipes}
     rows = []
     try:
         for r, p, f, s in (bar := progress(todo, desc='runs')):
             bar.set_postfix_str(f'{r.name} {p} fold {f} seed {s}')
             row = dict(run=run_id(r, corpora_of(df), p, f, s), recipe=r.name, protocol=p, fold=f, seed=s, status='done', error=None)
-            try: run_one(df, r, p, f, s, weights, results)
+            try: run_one(df, r, p, f, s, weights, results, features[r.hash])
             except Exception as e:
                 if not isinstance(e, SerError): bar.write(traceback.format_exc())
                 row |= dict(status='failed', error=_why(e))

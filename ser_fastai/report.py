@@ -6,28 +6,29 @@
 __all__ = ['STYLE', 'BLUE', 'ORANGE', 'PAIRS', 'CNNS', 'Observation', 'OBSERVATIONS', 'CSS', 'Fig', 'FIGURES', 'REPO',
            'SYNTHETIC', 'one_of_each', 'fig_spectrograms', 'fig_classes', 'fig_waveforms', 'tested', 'loss_pair',
            'model_name', 'fig_losses', 'best_by_validation', 'fig_confusion', 'end_losses', 'pair_confusion',
-           'observations', 'table_html', 'headline', 'observations_html', 'png', 'draw_figures', 'write_report']
+           'observations', 'table_html', 'headline', 'unseen_cost', 'observations_html', 'png', 'draw_figures',
+           'write_report']
 
-# %% ../nbs/11_report.ipynb #43c18d32
-import base64, html, io
+# %% ../nbs/11_report.ipynb #732d27ac
+import base64, io
 from collections import namedtuple
 from pathlib import Path
 
-# %% ../nbs/11_report.ipynb #02d8c5b6
+# %% ../nbs/11_report.ipynb #da5383b2
 import numpy as np, pandas as pd
 import matplotlib.pyplot as plt
+from PIL import Image
 from fastcore.xml import (B, Body, Code, Div, Figcaption, Figure as Picture, H1, H2, H3, Head, Header, Html, Img, Li, Link, Main, Meta, P, Pre,
                           Safe, Section, Small, Span, Style, Table, Tbody, Td, Th, Thead, Title, Tr, Ul, to_xml)
-from matplotlib.figure import Figure
 
-# %% ../nbs/11_report.ipynb #e7d8c58d
+# %% ../nbs/11_report.ipynb #113ee008
 from .audio import read_audio, trim_silence
 from .core import Recipe, SerError, atomic_write, label_order, repo_path
 from .corpora import CORPORA, plot_classes
 from .evaluate import confusion, counts, labels_of, metrics, plot_confusion, plot_curves, recall_by_class, resampled
 from .features import clip_features, feature_settings, plot_log_mel
-from .results import (MODEL, PAPER, RANDOM, load_clips, load_curves, load_predictions, load_runs, shared, show_table1, table1,
-                                to_markdown)
+from .results import (MODEL, PAPER, RANDOM, load_clips, load_curves, load_predictions, load_runs, shared, show_table1, summarise,
+                                table1, to_markdown)
 from .splits import PROTOCOLS
 
 # %% ../nbs/11_report.ipynb #71d12f6e
@@ -35,21 +36,26 @@ STYLE = {'font.size': 14, 'axes.titlesize': 15, 'axes.labelsize': 14, 'xtick.lab
          'figure.titlesize': 17}
 BLUE, ORANGE = '#0072B2', '#D55E00'  # told apart by colour-blind eyes too (Okabe & Ito 2008)
 
-# %% ../nbs/11_report.ipynb #18e278ba
+# %% ../nbs/11_report.ipynb #8a3b984b
+def _titles(corpora): return ' and '.join(CORPORA[c].title if c in CORPORA else c for c in corpora.split(','))
+
+# %% ../nbs/11_report.ipynb #f1159fbe
 def one_of_each(
     df: pd.DataFrame  # a corpus frame
 ) -> pd.DataFrame:    # one row an emotion, which is the index
-    "A clip of each emotion, of the speaker, sentence and repetition that has most emotions; normal intensity before strong."
+    "A clip of each emotion, of the speaker, sentence and repetition with most emotions and then the shortest clips; normal intensity before strong."
     n = df.groupby(['speaker', 'sentence', 'repetition'], dropna=False).ngroup()
-    best = df.groupby(n).emotion.nunique().idxmax()
+    groups = df.groupby(n).agg(emotions=('emotion', 'nunique'), longest=('duration', 'max'))
+    best = groups.sort_values(['emotions', 'longest'], ascending=[False, True], kind='stable').index[0]
     rows = df[n == best].sort_values(['intensity', 'clip']).drop_duplicates('emotion').set_index('emotion')
     return rows.loc[label_order(rows.index)]
 
 def _who(r):
-    "Speaker, sentence and repetition of a clip, as far as they are known."
-    return ', '.join(f'{k} {v}'.replace('_', ' ').removeprefix('speaker ') for k in ('speaker', 'sentence', 'repetition') if pd.notna(v := r[k]))
+    "Corpus, speaker, sentence and repetition of a clip, as far as they are known."
+    known = {k: str(r[k]).removeprefix(f'{r.corpus}_') for k in ('speaker', 'sentence', 'repetition') if pd.notna(r[k])}
+    return ', '.join([_titles(r.corpus), *(f'{k} {v}' for k, v in known.items())])
 
-# %% ../nbs/11_report.ipynb #f787732a
+# %% ../nbs/11_report.ipynb #1aafac34
 def fig_spectrograms(
     df: pd.DataFrame,       # a corpus frame, its recordings at hand
     recipe: Recipe = None   # whose log-mels; the default ones without it
@@ -59,7 +65,7 @@ def fig_spectrograms(
     S = [s - s.max() for s in (clip_features(read_audio(p, settings['sr']), **settings) for p in rows.path)]
     scale = {k: settings[k] for k in ('sr', 'hop_length', 'fmax')}
     with plt.rc_context(STYLE):
-        fig = Figure(figsize=(14, 10.5), layout='constrained')
+        fig = plt.figure(figsize=(14, 10.5), layout='constrained')
         top, low = fig.subfigures(2, 1, height_ratios=(1, .35 + .65*-(-len(rows)//4)), hspace=.04)
         ax = plot_log_mel(S[0], top.subplots(), **scale, vmin=-80, vmax=0)
         ax.set(title=f'{_who(rows.iloc[0])}, {rows.index[0]}', xlabel='time, seconds', ylabel='frequency, kHz')
@@ -71,17 +77,17 @@ def fig_spectrograms(
         for ax in axs.flat: ax.set_facecolor(plt.get_cmap('magma')(0))
     return fig
 
-# %% ../nbs/11_report.ipynb #e87c972c
+# %% ../nbs/11_report.ipynb #d814cf33
 def fig_classes(
     df: pd.DataFrame  # a corpus frame
 ):                    # a matplotlib figure
     "Figure 2: the class distribution, by corpus."
     with plt.rc_context(STYLE):
-        fig = Figure(figsize=(12, 5.5), layout='constrained')
+        fig = plt.figure(figsize=(12, 5.5), layout='constrained')
         plot_classes(df, fig.subplots())
     return fig
 
-# %% ../nbs/11_report.ipynb #1a559c6c
+# %% ../nbs/11_report.ipynb #3e50e096
 def fig_waveforms(
     df: pd.DataFrame,           # a corpus frame, its recordings at hand
     pair=('neutral', 'calm'),   # the emotions to set side by side
@@ -93,12 +99,12 @@ def fig_waveforms(
     xs = [trim_silence(read_audio(p, sr)) for p in rows.path]
     peak = max(abs(x).max() for x in xs)
     with plt.rc_context(STYLE):
-        fig = Figure(figsize=(13, 6.5), layout='constrained')
+        fig = plt.figure(figsize=(13, 6.5), layout='constrained')
         fig.suptitle(_who(rows.iloc[0]))
         axs = fig.subplots(2, 1, sharex=True, sharey=True)
         for ax, x, e, color in zip(axs, xs, rows.index, (BLUE, ORANGE)):
             ax.plot(np.arange(len(x))/sr, x/peak, color=color, lw=.7)
-            ax.set_title(f'{e}: {len(x)/sr:.2f} s, level {20*np.log10(np.sqrt((x**2).mean())):.0f} dB', loc='left')
+            ax.set_title(f'{e}: {len(x)/sr:.2f} s, {-10*np.log10((x**2).mean()):.0f} dB below full scale', loc='left')
             ax.set(ylabel='amplitude', ylim=(-1.05, 1.05), yticks=(-1, 0, 1))
             ax.spines[['top', 'right']].set_visible(False)
         axs[-1].set(xlabel='time, seconds', xlim=(0, max(map(len, xs))/sr))
@@ -147,7 +153,7 @@ def model_name(
 
 def _number(n, what): return f'{n} {what}{"" if n == 1 else "s"}'
 
-# %% ../nbs/11_report.ipynb #5db33154
+# %% ../nbs/11_report.ipynb #b8eeb748
 def fig_losses(
     results=None,              # the results folder
     corpora: str = 'ravdess',  # whose clips
@@ -158,8 +164,10 @@ def fig_losses(
     p = next((p for p in protocols if {r for r in runs.recipe[runs.protocol == p]} & {a for _, a in PAIRS}), protocols[0])
     both, curves = loss_pair(runs[runs.protocol == p], results)
     with plt.rc_context(STYLE):
-        fig = Figure(figsize=(13, 5.8), layout='constrained')
-        plot_curves(curves, fig.subplots(1, 2, sharex=True, sharey=True))
+        fig = plt.figure(figsize=(13, 5.8), layout='constrained')
+        axs = fig.subplots(1, 2, sharex=True, sharey=True)
+        lines = [line.get_ydata() for ax in plot_curves(curves, axs) for line in ax.lines]
+        axs[0].set_ylim(0, 1.05*max(max(y[-1], min(y.max(), 4)) for y in lines))  # a spike at the start may leave the picture, the end never
         plain = both[~both.recipe.str.endswith('_aug')]
         fig.suptitle(f'{model_name(plain.iloc[0])}: {p} protocol, mean of {_number(len(plain), "run")} each')
     return fig
@@ -178,7 +186,7 @@ def best_by_validation(
     score = (same if len(same) else runs)['valid_accuracy' if set(runs.protocol) <= set(RANDOM) else 'valid_uar'].astype(float)
     return runs[model == score.groupby(model).mean().idxmax()]
 
-# %% ../nbs/11_report.ipynb #82d04058
+# %% ../nbs/11_report.ipynb #1c0bb040
 def fig_confusion(
     results=None,              # the results folder
     corpora: str = 'ravdess',  # whose clips
@@ -190,7 +198,7 @@ def fig_confusion(
     there = [p for p in protocols if p in set(runs.protocol)]
     if not there: raise SerError('no CNN has been run')
     with plt.rc_context(STYLE):
-        fig = Figure(figsize=(9*len(there), 7.6), layout='constrained')
+        fig = plt.figure(figsize=(9*len(there), 7.6), layout='constrained')
         for ax, p in zip(fig.subplots(1, len(there), squeeze=False).flat, there):
             best = best_by_validation(runs[runs.protocol == p], CNNS)
             pred = load_predictions(best.run, 'test', results)
@@ -277,7 +285,7 @@ def _recalls(names, weak):
 
 def _raw(runs, results): raise SerError('no recipe here reads raw waveforms')
 
-# %% ../nbs/11_report.ipynb #e149216b
+# %% ../nbs/11_report.ipynb #85eab65a
 Observation = namedtuple('Observation', 'what published rule test')
 OBSERVATIONS = [Observation(*o) for o in (
     ('The LSTM overfits', 'training loss near 0.5, validation near 2.9', 'the validation loss ends above twice the training loss', _overfits),
@@ -287,7 +295,7 @@ OBSERVATIONS = [Observation(*o) for o in (
     ('Disgust and angry are the weak classes', 'of the best network', 'the recall of both lies below the average', _recalls(('disgust', 'angry'), True)),
     ('Surprised, happy and calm are the strong classes', 'of the best network', 'the recall of all three lies above the average',
      _recalls(('surprised', 'happy', 'calm'), False)),
-    ('A CNN on raw waveforms is less stable', 'tried and dropped', 'not tested here', _raw))]
+    ('A CNN on raw waveforms is less stable', 'tried and dropped', 'its training is less steady than that of a CNN on log-mels', _raw))]
 
 # %% ../nbs/11_report.ipynb #3ce18199
 def observations(
@@ -305,7 +313,7 @@ def observations(
                              verdict='not run' if holds is None else 'holds' if holds else 'does not hold', holds_in=same))
     return pd.DataFrame(rows)
 
-# %% ../nbs/11_report.ipynb #43026c2b
+# %% ../nbs/11_report.ipynb #04a25cb1
 CSS = '''
 :root { color-scheme: light dark; --ink:#1b1f24; --soft:#57606a; --page:#fff; --card:#f4f6f8; --line:#d5dae0; --blue:#005a9c; --warn:#8a3b00;
   --warnbg:#fff1e5; --yes:#0b6b3a; --no:#8a3b00 }
@@ -328,17 +336,19 @@ pre { background:var(--card); padding:.9rem 1rem; border-radius:8px; overflow-x:
 .seen { margin:.8rem 0 } .seen p { margin:.35rem 0; max-width:none }
 .verdict { font-weight:700; white-space:nowrap } .holds { color:var(--yes) } .does-not-hold { color:var(--no) } .not-run { color:var(--soft) }
 .scroll { overflow-x:auto; margin:1rem 0 }
-table { border-collapse:collapse; font-size:.9rem; font-variant-numeric:tabular-nums; white-space:nowrap }
-th, td { padding:.42rem .7rem; text-align:right; border-bottom:1px solid var(--line) }
-thead th { vertical-align:bottom; color:var(--soft); font-weight:600; white-space:normal; min-width:4.2rem }
+table { border-collapse:collapse; font-size:.87rem; font-variant-numeric:tabular-nums; white-space:nowrap }
+th, td { padding:.42rem .5rem; text-align:right; border-bottom:1px solid var(--line) }
+thead th { vertical-align:bottom; color:var(--soft); font-weight:600; white-space:normal; min-width:3.6rem }
+tbody th { white-space:normal; min-width:11rem }
+tbody th small { display:block; font-weight:400; white-space:normal; max-width:15rem }
 tbody th, thead tr:last-child th:first-child { text-align:left; font-weight:600; position:sticky; left:0; background:var(--page) }
 th.group { text-align:left; border-left:1px solid var(--line); color:var(--ink) } td.first, th.first { border-left:1px solid var(--line) }
 figure { margin:2rem 0 } figcaption { max-width:46rem; margin-top:.5rem }
-figure img { display:block; width:100%; min-width:44rem; max-width:70rem; background:#fff; border-radius:8px; padding:.5rem }
-@media (max-width:40rem) { main { padding:1rem .9rem 3rem } tbody th, thead tr:last-child th:first-child { white-space:normal; min-width:8.5rem } }
+figure img { display:block; width:100%; min-width:40rem; max-width:70rem; background:#fff; border-radius:8px; padding:.5rem }
+@media (max-width:40rem) { main { padding:1rem .9rem 3rem } tbody th, thead tr:last-child th:first-child { min-width:8.5rem } }
 '''
 
-# %% ../nbs/11_report.ipynb #db0dc69c
+# %% ../nbs/11_report.ipynb #ff1217e9
 def _group(col):
     "A column's protocol and the rest of its name."
     return col[1:].split('` ', 1) if col.startswith('`') else ['', col]
@@ -347,40 +357,51 @@ def table_html(
     table,                  # as `table1` gives it
     published: bool = True  # show the paper's figures?
 ):                          # elements
-    "Table 1 as HTML: protocols as groups of columns, and below it why a row was not run."
+    "Table 1 as HTML: protocols as groups of columns, the settings below the names, and at the end why a row was not run."
     df = show_table1(table.assign(note=None))
-    if not published: df = df.drop(columns='published accuracy / F1')
+    about = df[['network', 'weights', 'pixels', 'epochs']]
+    df = df.drop(columns=[*about, *([] if published else ['published accuracy / F1'])])
     groups = pd.Series([_group(c)[0] for c in df])
-    first = [g != '' and g != (groups[i-1] if i else '') for i, g in enumerate(groups)]
-    mark = lambda i: dict(cls='first') if first[i] else {}
+    mark = lambda i: dict(cls='first') if groups[i] and groups[i] != groups[i-1] else {}
     heads = [Th('', colspan=int((groups == '').sum()))] + [
-        Th(f'{g}: {PROTOCOLS[g].about}', colspan=int((groups == g).sum()), cls='group') for g in groups.unique() if g]
-    body = [Tr(Th(r[0], scope='row'), *(Td(v, **mark(i)) for i, v in enumerate(r[1:], 1))) for r in df.itertuples(index=False)]
+        Th(Code(g), f' protocol: speakers {"never heard" if PROTOCOLS[g].unseen else "known from training"}', colspan=int((groups == g).sum()), cls='group')
+        for g in groups.unique() if g]
     names = Tr(*(Th(_group(c)[1], scope='col', **mark(i)) for i, c in enumerate(df)))
+    body = [Tr(Th(r[0], Small(', '.join(f'{v} {k}' if k in ('pixels', 'epochs') else v.split('@')[0] for k, v in about.iloc[i].items()
+                                      if v not in ('–', 'svm', 'lstm', 'scratch', 'imagenet'))),
+               scope='row'), *(Td(v, **mark(j)) for j, v in enumerate(r[1:], 1))) for i, r in enumerate(df.itertuples(index=False))]
     why = [Li(f'{r.model}: {r.note}') for r in table[table.note.notna()].itertuples()]
     return [Div(Table(Thead(Tr(*heads), names), Tbody(*body)), cls='scroll', tabindex='0')] + ([P('Not run:'), Ul(*why)] if why else [])
 
-# %% ../nbs/11_report.ipynb #df3f3903
+# %% ../nbs/11_report.ipynb #8b406555
 def headline(
-    table,  # as `table1` gives it
-    runs    # facts of runs, as `tested` gives them
-):          # elements
-    "The figure of each protocol's best model, and what an unseen speaker costs."
+    runs,                          # facts of runs, as `tested` gives them
+    results=None,                  # the results folder
+    protocols=('paper', 'emobox')
+):                                 # elements
+    "The test score of each protocol's best model, which validation has chosen."
     tiles = []
-    for p in [c.removesuffix('_seeds') for c in table if c.endswith('_seeds')]:
+    for p in protocols:
         if not (runs.protocol == p).any(): continue
-        best = best_by_validation(runs[runs.protocol == p]).iloc[0]
-        m, r = 'accuracy' if p in RANDOM else 'uar', table[table.recipe_hash == best.recipe_hash].iloc[0]
-        name = 'accuracy' if m == 'accuracy' else 'UAR, the mean recall of the emotions'
-        tiles.append(Div(f'Speakers {"known from training" if p in RANDOM else "never heard before"}', B(f'{r[f"{p}_{m}"]:.1%}'), f'{name} (', Code(p), ' protocol)', P(
-            Small(f'95 % interval {100*r[f"{p}_{m}_lo"]:.0f} to {100*r[f"{p}_{m}_hi"]:.0f} on {r[f"{p}_n_clips"]:.0f} clips; {model_name(best)}, chosen on validation')),
-            cls='tile'))
-    if not tiles: return [P('Nothing has been run yet.')]
-    lost = 100*(table.paper_uar - table.emobox_uar).dropna() if {'paper_uar', 'emobox_uar'} <= set(table) else pd.Series(dtype=float)
-    told = f'between {lost.min():.0f} and {lost.max():.0f} points' if len(lost) > 1 else f'{lost.iloc[0]:.0f} points' if len(lost) else ''
-    return [Div(*tiles, cls='tiles')] + ([P(f'Going from known to unseen speakers costs {told} of UAR ({_number(len(lost), "model")} of the table).')] if told else [])
+        best, m = best_by_validation(runs[runs.protocol == p]), 'accuracy' if p in RANDOM else 'uar'
+        r = summarise(best, results, parts=['test']).iloc[0]
+        tiles.append(Div(f'Speakers {"known from training" if p in RANDOM else "never heard before"}', B(f'{r[m]:.1%}'),
+                         'accuracy' if p in RANDOM else 'UAR, the mean recall of the emotions', ' (', Code(p), ' protocol)',
+                         P(Small(f'95 % interval {100*r[f"{m}_lo"]:.0f} to {100*r[f"{m}_hi"]:.0f} on {r.n_clips} test clips; '
+                                 f'{model_name(best.iloc[0])}, chosen on validation')), cls='tile'))
+    return [Div(*tiles, cls='tiles') if tiles else P('Nothing has been run yet.')]
 
-# %% ../nbs/11_report.ipynb #3ee5d467
+def unseen_cost(
+    table  # as `table1` gives it
+) -> str:
+    "What it costs in UAR not to know the speakers, in words; empty where not both protocols have been run."
+    if not {'paper_uar', 'emobox_uar'} <= set(table): return ''
+    lost = (100*(table.paper_uar - table.emobox_uar).dropna()).round().astype(int)
+    if not len(lost): return ''
+    span = f'between {lost.min()} and {lost.max()}' if len(lost) > 1 else f'{lost.iloc[0]}'
+    return f'Going from known to unseen speakers costs {span} points of UAR ({_number(len(lost), "model")} of the table).'.replace('-', '−')
+
+# %% ../nbs/11_report.ipynb #8281f6f8
 def observations_html(
     seen,                   # as `observations` gives it
     published: bool = True  # show what the paper says?
@@ -388,14 +409,14 @@ def observations_html(
     "The paper's observations as cards."
     cards = []
     for what, g in seen.groupby('observation', sort=False):
-        lines = g[['protocol', 'measured', 'verdict', 'holds_in']] if g.measured.nunique() > 1 else g[['measured', 'verdict', 'holds_in']].head(1).assign(protocol='')
+        lines = g[['protocol', 'measured', 'verdict', 'holds_in']] if g.verdict.ne('not run').any() or g.measured.nunique() > 1 else g[['measured', 'verdict', 'holds_in']].head(1).assign(protocol='')
         said = f'The paper: {g.published.iloc[0]}. ' if published else ''
         cards.append(Div(H3(what), P(f'{said}Asked here: {g.rule.iloc[0]}.', cls='soft'), *(P(
             *([Code(r.protocol), ' '] if r.protocol else []), Span(r.verdict, cls=f'verdict {r.verdict.replace(" ", "-")}'), f': {r.measured}',
             *([Small(f' (holds in {r.holds_in})')] if r.holds_in else [])) for r in lines.itertuples()), cls='seen'))
     return cards
 
-# %% ../nbs/11_report.ipynb #2e9ce37b
+# %% ../nbs/11_report.ipynb #ab12b973
 Fig = namedtuple('Fig', 'caption audio draw')  # draw takes a corpus frame where `audio`, else results and corpora
 FIGURES = {
     1: Fig('Log-mel spectrograms: time to the right, pitch upwards, light is loud. One voice says one sentence, in each emotion below.', True, fig_spectrograms),
@@ -410,10 +431,12 @@ def png(
     fig,             # a matplotlib figure
     dpi: int = 110   # dots an inch
 ) -> bytes:
-    "A figure as PNG, without a date or the name of a program."
-    f = io.BytesIO()
+    "A figure as a small PNG of 256 colours, without a date or the name of a program; it is closed."
+    f, small = io.BytesIO(), io.BytesIO()
     fig.savefig(f, format='png', dpi=dpi, facecolor='white', metadata={'Software': None})
-    return f.getvalue()
+    plt.close(fig)
+    Image.open(f).convert('RGB').quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(small, format='png', optimize=True)
+    return small.getvalue()
 
 def draw_figures(
     results=None,              # the results folder
@@ -429,17 +452,15 @@ def draw_figures(
             except SerError as e: missing[i] = str(e)
     return there, missing
 
-# %% ../nbs/11_report.ipynb #892461de
+# %% ../nbs/11_report.ipynb #d64ba7bf
 REPO = 'https://github.com/ser-fastai/ser_fastai'
 SYNTHETIC = ('These figures are of a synthetic corpus: its voices are computed, nobody was recorded, and its figures say nothing about people. '
              'They show that everything runs from sound to table.')
 
-def _titles(corpora): return ' and '.join(CORPORA[c].title if c in CORPORA else c for c in corpora.split(','))
-
 def _made_with(runs):
     "Libraries, device and time of the runs."
     libs = sorted({f'{k} {v}' for d in runs.versions.dropna() for k, v in d.items()})
-    return P(f'{_number(len(runs), "run")}, {runs.seconds.sum()/60:.0f} minutes of training and scoring on {", ".join(sorted(set(runs.device.dropna())))}. '
+    return P(f'{_number(len(runs), "run")}, {_number(round(runs.seconds.sum()/60), "minute")} of training and scoring on {", ".join(sorted(set(runs.device.dropna())))}. '
              f'{", ".join(libs)}.', cls='soft')
 
 def _real_table(results, corpora='ravdess'):
@@ -450,7 +471,7 @@ def _real_table(results, corpora='ravdess'):
               'and no yardstick to the last point.'), *table_html(table1(results, corpora=corpora)),
             H3('The paper\'s observations on real speech'), *observations_html(observations(results, corpora))]
 
-# %% ../nbs/11_report.ipynb #259d72e1
+# %% ../nbs/11_report.ipynb #24d39538
 def write_report(
     results=None,          # the results folder
     out='report',          # the folder to write to
@@ -469,7 +490,7 @@ def write_report(
     pictures, missing = draw_figures(results, df, corpora)
     shown = show_table1(table)
     if synth: table, shown = table.drop(columns=['published_accuracy', 'published_f1']), shown.drop(columns='published accuracy / F1')
-    page = _page(title, corpora, runs, table, pictures, missing, observations(results, corpora), notes, synth, committed)
+    page = _page(title, corpora, results, runs, table, pictures, missing, observations(results, corpora), notes, synth, committed)
     files = {'table1.csv': table.to_csv(index=False, lineterminator='\n').encode(),
              'table1.md': ((f'{SYNTHETIC}\n\n' if synth else '') + to_markdown(shown)).encode(),
              **{f'figure{i}.png': data for i, data in pictures.items()}, 'index.html': page.encode()}
@@ -480,12 +501,12 @@ def write_report(
     except OSError as e: raise SerError(f'{out} cannot be written ({e.strerror}); name another folder for the report') from e
     return out/'index.html'
 
-# %% ../nbs/11_report.ipynb #657931dd
-def _page(title, corpora, runs, table, pictures, missing, seen, notes, synth, committed):
+# %% ../nbs/11_report.ipynb #44adcf68
+def _page(title, corpora, results, runs, table, pictures, missing, seen, notes, synth, committed):
     "The page as text."
     picture = lambda i: Picture(Div(Img(src=f'data:image/png;base64,{base64.b64encode(pictures[i]).decode()}', alt=FIGURES[i].caption), cls='scroll'),
                                 Figcaption(B(f'Figure {i}. '), FIGURES[i].caption))
-    rows = [('Result', headline(table, runs)),
+    rows = [('Result', [*headline(runs, results), P(unseen_cost(table))]),
             ('Table 1', [P('In percent, with 95 % intervals in brackets. Under ', Code('paper'), ' validation and test clips are pooled; UAR is the unweighted '
                            'average recall of the emotions.' + ('' if synth else ' The published figures are of the paper\'s 96 validation clips of RAVDESS and '
                            'SAVEE, so they are neighbours and no yardstick to the last point.')), *table_html(table, not synth)])]

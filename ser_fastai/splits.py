@@ -51,20 +51,23 @@ FOLDS = dict(
     emobox=((1,11,20,21), (4,10,12,14), (8,9,19,23), (3,5,7,24), (2,15,16,18), (6,13,17,22)),
     luna=((2,5,14,15,16), (3,6,7,13,18), (10,11,12,19,20), (8,17,21,23,24), (1,4,9,22)))
 
-# %% ../nbs/05_splits.ipynb #629c1084
+# %% ../nbs/05_splits.ipynb #5ffab781
 def speaker_folds(
     df: pd.DataFrame,  # a corpus frame
     published=None     # actors of RAVDESS a fold, or None for one speaker a fold
 ) -> list:             # one array of speakers a fold
     "Which speakers are tested together."
-    speakers = sorted(df.speaker.dropna().unique())
+    speakers, nameless = sorted(df.speaker.dropna().unique()), df['clip'][df.speaker.isna().to_numpy()]
     if len(speakers) < 2: raise SerError('a protocol with unseen speakers needs two speakers, and this corpus names '
                                          f'{len(speakers)}: use the paper protocol, or add a speaker column.')
+    if len(nameless): raise SerError(f'a protocol with unseen speakers needs the speaker of every clip, and {nameless.iloc[0]} and '
+                                     f'{len(nameless) - 1} more name none: fill in the speaker column, or use the paper protocol.')
     actors = [s for s in speakers if s.startswith('ravdess_')]
     if not (published and actors): return [[s] for s in speakers]
     folds = [[s for s in actors if int(s.split('_')[1]) in fold] for fold in published]
     for i, s in enumerate(s for s in speakers if s not in actors): folds[i % len(folds)].append(s)
-    return [f for f in folds if f]
+    folds = [f for f in folds if f]
+    return folds if len(folds) > 1 else [[s] for s in speakers]   # a few actors of one fold
 
 def _speaker_test(published): return lambda df, fold, seed: np.flatnonzero(df.speaker.isin(speaker_folds(df, published)[fold]))
 def _n_speaker_folds(published): return lambda df: len(speaker_folds(df, published))
@@ -85,9 +88,12 @@ def n_folds(
     "How many folds a protocol has on this frame."
     return PROTOCOLS[known(protocol, PROTOCOLS, 'protocol')].folds(df)
 
-# %% ../nbs/05_splits.ipynb #0ef37d0c
+# %% ../nbs/05_splits.ipynb #195029f6
 def _valid_clips(df, rest, seed):
-    n = max(round(.05*len(df)), df.emotion.nunique())
+    left = df.emotion.iloc[rest].value_counts()
+    if left.min() < 2: raise SerError(f'training and validation need two clips of each class, and {left.index[-1]} has only one '
+                                      'outside the test part: add clips or leave the class out.')
+    n = min(max(round(.05*len(df)), len(left)), len(rest) - len(left))
     return train_test_split(rest, test_size=n, stratify=df.emotion.iloc[rest], random_state=seed)[1]
 
 def _valid_speakers(df, rest, seed):
@@ -98,7 +104,7 @@ def _valid_speakers(df, rest, seed):
     picks = [rng.choice(g) for g in groups] if len(groups) == 2 else rng.choice(left.speaker.tolist(), min(2, len(left) - 1), replace=False)
     return rest[df.speaker.iloc[rest].isin(picks[:len(left) - 1])]
 
-# %% ../nbs/05_splits.ipynb #021948a3
+# %% ../nbs/05_splits.ipynb #6573ca81
 def split(
     df: pd.DataFrame,  # a corpus frame
     protocol: str,     # a name from `PROTOCOLS`
@@ -112,9 +118,12 @@ def split(
     test = np.sort(p.test(df, fold, seed))
     rest = np.setdiff1d(np.arange(len(df)), test)
     valid = np.sort((_valid_speakers if p.unseen else _valid_clips)(df, rest, seed))
-    return Split(np.setdiff1d(rest, valid), valid, test)
+    train = np.setdiff1d(rest, valid)
+    if lost := set(df.emotion) - set(df.emotion.iloc[train]):
+        raise SerError(f'{protocol} leaves no clip of {min(lost)} to train on in fold {fold}: add clips or leave the class out.')
+    return Split(train, valid, test)
 
-# %% ../nbs/05_splits.ipynb #789214e5
+# %% ../nbs/05_splits.ipynb #64d0daf2
 def plot_split(
     df: pd.DataFrame,  # a corpus frame
     s: Split,          # its parts
@@ -123,7 +132,7 @@ def plot_split(
     "Draw how many clips of each speaker train, validate and are tested."
     part = pd.Series('train', index=range(len(df)))
     part.iloc[s.valid] = 'valid'; part.iloc[s.test] = 'test'
-    counts = pd.crosstab(df.speaker.to_numpy(), part.to_numpy()).reindex(columns=['train', 'valid', 'test'], fill_value=0)
+    counts = pd.crosstab(df.speaker.fillna('unknown').to_numpy(), part.to_numpy()).reindex(columns=['train', 'valid', 'test'], fill_value=0)
     ax = counts.plot.bar(stacked=True, ax=ax, width=.9, color=['#d9d9d9', '#f4a582', '#0571b0'], title=title, legend=False)
     ax.set(xlabel='', ylabel='clips'); ax.set_xticklabels([t.get_text().split('_')[-1] for t in ax.get_xticklabels()], rotation=0, fontsize=6)
     return ax

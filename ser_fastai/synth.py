@@ -32,17 +32,17 @@ MANNER = dict(
     final='movement of F0 at the end, semitones', smile='formants shifted by the lips, percent')
 Manner = namedtuple('Manner', MANNER)
 
-# %% ../nbs/03_synth.ipynb #85ff23e0
+# %% ../nbs/03_synth.ipynb #35c77eb8
 EMOTION_SETTINGS = {e: Manner(*v) for e, v in dict(
     #           f0 range tempo level tilt jitter breath pause final smile
     neutral  =( 0,    0,    0,    0,   0,     0,     0,    0,    0,    0),
     calm     =(-1,  -20,  -10,   -4,   4,     0,     4,   60,    0,    1),
-    happy    =( 5,   70,    8,    5,  -4,    .2,     1,    0,    2,    4),
+    happy    =( 5,   70,    8,    5,  -3,    .2,     1,    0,    2,    4),
     sad      =(-1,  -40,  -18,   -6,   6,    .6,     6,  140,   -1,   -2),
-    angry    =( 4,   60,   10,    9,  -7,    .9,    -4,    0,   -2,   -1),
+    angry    =( 4,   60,   10,    9,  -8,    .9,    -2,    0,   -1,   -1),
     fearful  =( 7,   20,   25,    2,  -2,   1.6,     4,   30,    0,    1),
-    disgust  =(-2,   10,  -22,    0,   1,   1.0,    -1,   80,   -3,   -4),
-    surprised=( 6,  100,   10,    4,  -2,    .2,     2,   20,    7,    2)).items()}
+    disgust  =(-2,   10,  -22,    0,   1,   1.0,    -1,   80,   -2,   -4),
+    surprised=( 6,   90,   10,    4,  -2,    .2,     2,   20,    7,    2)).items()}
 STRONG = 1.5
 
 # %% ../nbs/03_synth.ipynb #8e28d1cb
@@ -197,9 +197,9 @@ def melody(
     course = accent - accent.mean() + 2.4*(.5 - x) + drift
     return manner.f0 + max(.15, 1 + manner.range/100)*course + manner.final*np.clip((x - .7)/.3, 0, 1)**1.5, accent
 
-# %% ../nbs/03_synth.ipynb #2f349bd4
+# %% ../nbs/03_synth.ipynb #6485e3b1
 #                   f0 range tempo level tilt jitter breath pause final smile
-USUAL      = Manner( 0,   0,    0,    0,  -2,   .8,    -8,   30,   -3,    0)  # of the mean speaker, without emotion
+USUAL      = Manner( 0,   0,    0,    0,  -2,   .8,    -8,   30, -1.5,    0)  # of the mean speaker, without emotion
 SPEAKER_SD = Manner( 0,  12,    6,    2, 2.5,   .25,  2.5,   15,    1,    0)  # from speaker to speaker
 ACTING_SD  = Manner(.8,  12,  3.5,  1.4, 1.4,   .2,   1.4,   18,   .8,   .8)  # of a speaker's way with each emotion
 CLIP_SD    = Manner(1.8, 28,    9,  2.8, 2.8,   .35,  2.8,   40,  1.8,  1.8)  # from clip to clip
@@ -307,7 +307,7 @@ def make_clip(
 def _write_clip(folder, clip, seed, sr):
     with atomic_write(folder/clip_path(clip)) as tmp: wavfile.write(tmp, sr, make_clip(clip, seed, sr))
 
-# %% ../nbs/03_synth.ipynb #c41e27e0
+# %% ../nbs/03_synth.ipynb #af8fd35a
 def synthesise(
     folder,                # where the corpus is to be
     seed: int = 0,         # another seed is other speakers, saying the same sentences
@@ -317,12 +317,13 @@ def synthesise(
     n_jobs: int = None     # processes; without it, one a core
 ) -> Path:                 # `folder`, with Actor_01, Actor_02, ...
     "Write the embedded corpus, or what is missing of it."
-    folder, recipe = Path(folder), dict(version=1, seed=seed, n_speakers=n_speakers, n_repetitions=n_repetitions, sr=sr)
+    folder = Path(folder)
+    recipe = json.dumps(dict(version=1, seed=seed, n_speakers=n_speakers, n_repetitions=n_repetitions, sr=sr))
     note = folder/'synth.json'
-    found = json.loads(note.read_text()) if note.exists() else recipe if not any(folder.glob('Actor_*')) else 'recordings'
+    if not note.exists() and not any(folder.glob('Actor_*')):
+        with atomic_write(note) as tmp: tmp.write_text(recipe)
+    found = note.read_text() if note.exists() else 'recordings'
     if found != recipe: raise SerError(f'{folder} already holds something else ({found}): name another folder, or delete this one')
-    if not note.exists():
-        with atomic_write(note) as tmp: tmp.write_text(json.dumps(recipe))
     todo = [c for c in clip_plan(n_speakers, n_repetitions) if not (folder/clip_path(c)).exists()]
     with parallel_config('loky', n_jobs=n_jobs or (cpu_count() if len(todo) > 60 else 1), inner_max_num_threads=1):
         done = Parallel(return_as='generator_unordered')(delayed(_write_clip)(folder, c, seed, sr) for c in todo)

@@ -101,7 +101,7 @@ def stages(
         if end > start: out.append((size, frozen, end - start - frozen))
     return out
 
-# %% ../nbs/08_train.ipynb #92592eae
+# %% ../nbs/08_train.ipynb #787f3148
 def fit_stages(
     learn: Learner,      # an untrained learner
     recipe: Recipe,      # the schedule
@@ -110,13 +110,13 @@ def fit_stages(
 ):
     "Train as a recipe says: resize, freeze, unfreeze."
     cbs = [*cbs, *([MixUp(recipe.mixup)] if recipe.mixup else [])]
-    for size, frozen, free in stages(recipe):
-        learn.dls = dls_at(size)
+    for i, (size, frozen, free) in enumerate(stages(recipe)):
+        learn.dls, lr = dls_at(size), recipe.lr/3**i
         if frozen:
             learn.freeze()
-            learn.fit_one_cycle(frozen, recipe.lr, wd=recipe.wd, cbs=cbs)
+            learn.fit_one_cycle(frozen, lr, wd=recipe.wd, cbs=cbs)
         learn.unfreeze()
-        learn.fit_one_cycle(free, slice(recipe.lr*recipe.body_lr, recipe.lr) if recipe.freeze_epochs else recipe.lr, wd=recipe.wd, cbs=cbs)
+        learn.fit_one_cycle(free, slice(lr*recipe.body_lr, lr) if recipe.freeze_epochs else lr, wd=recipe.wd, cbs=cbs)
     return learn
 
 # %% ../nbs/08_train.ipynb #f378dcad

@@ -10,11 +10,12 @@ import hashlib
 from functools import lru_cache
 from pathlib import Path
 
-# %% ../../nbs/22_cnn.ipynb #6bc2d0d7
+# %% ../../nbs/22_cnn.ipynb #891cfd57
 import pandas as pd
 import torch
 import torchvision
 from fastai.vision.all import DataLoaders, Learner, accuracy, create_body, model_meta, vision_learner
+from safetensors.torch import load_file
 
 # %% ../../nbs/22_cnn.ipynb #4998c209
 from ..archives import fetch
@@ -34,29 +35,24 @@ def find_arch(
         raise SerError(f'unknown architecture "{arch}"; known: {", ".join(sorted(m.__name__ for m in model_meta if hasattr(torchvision.models, m.__name__)))}')
     return f
 
-# %% ../../nbs/22_cnn.ipynb #44e54051
+# %% ../../nbs/22_cnn.ipynb #12eaba3e
 def load_body(
     body: torch.nn.Module, # the body of a vision learner, `learn.model[0]`
     arch: str,             # its architecture
     path                   # a state dict of the network, with or without its classifier: .pth or .safetensors
 ):
     "Load pretrained weights into a body, strictly."
-    path = Path(path)
-    if not path.exists(): raise SerError(f'{path} does not exist: name a state dict of {arch}.')
-    try:
-        if path.suffix == '.safetensors':
-            from safetensors.torch import load_file
-            state = load_file(path)
-        else: state = torch.load(path, map_location='cpu', weights_only=True)
-        whole = find_arch(arch)(weights=None)
-        result = whole.load_state_dict(state, strict=False)
-    except SerError: raise
-    except Exception as e: raise SerError(f'{path} is no state dict of {arch} ({str(e).splitlines()[0][:80]}).') from None
+    path, whole = Path(path), find_arch(arch)(weights=None)
+    if not path.is_file(): raise SerError(f'{path} does not exist: name a state dict of {arch}.')
+    try: state = load_file(path) if path.suffix == '.safetensors' else torch.load(path, map_location='cpu', weights_only=True)
+    except Exception: raise SerError(f'{path} is no state dict that can be read without running code: download it again, or save its state dict alone.') from None
+    try: result = whole.load_state_dict(state, strict=False)
+    except Exception as e: raise SerError(f'{path} does not fit {arch} ({str(e).splitlines()[-1].strip().rstrip(".")[:120]}): name a state dict of {arch}.') from None
     kept = create_body(whole, cut=model_meta[find_arch(arch)]['cut'])
     lost = {id(p) for p in kept.state_dict(keep_vars=True).values()}
     missing = [k for k in result.missing_keys if id(whole.state_dict(keep_vars=True)[k]) in lost]
     if missing or result.unexpected_keys:
-        raise SerError(f'{path} does not fit {arch}: {len(missing)} tensors are missing and {len(result.unexpected_keys)} unknown.')
+        raise SerError(f'{path} does not fit {arch}: {len(missing)} tensors are missing and {len(result.unexpected_keys)} unknown: name a state dict of {arch}.')
     body.load_state_dict(kept.state_dict())
 
 # %% ../../nbs/22_cnn.ipynb #228d637c
@@ -69,7 +65,7 @@ def cached_weights(
     url = torchvision.models.get_model_weights(arch).DEFAULT.url
     return Path(torch.hub.get_dir())/'checkpoints'/url.rsplit('/', 1)[-1]
 
-# %% ../../nbs/22_cnn.ipynb #3b6a00d1
+# %% ../../nbs/22_cnn.ipynb #d93bebb1
 @lru_cache
 def _fetch(url, path):
     try: fetch(url, path)
@@ -82,7 +78,7 @@ def fetch_weights(
     arch: str  # a torchvision architecture
 ) -> Path:     # a state dict
     "ImageNet weights from torch's cache, or from PyTorch's site."
-    path, url = cached_weights(arch), torchvision.models.get_model_weights(arch).DEFAULT.url
+    path, url = cached_weights(find_arch(arch).__name__), torchvision.models.get_model_weights(arch).DEFAULT.url
     if not path.exists() and (why := _fetch(url, path)):
         raise SerError(f'the ImageNet weights of {arch} are not here ({why.rstrip(".")}): download {url} to {path}, or pass --weights FILE.')
     return path
@@ -101,7 +97,7 @@ def cnn_learner(
         learn.freeze()
     return learn
 
-# %% ../../nbs/22_cnn.ipynb #7ad43ca3
+# %% ../../nbs/22_cnn.ipynb #c59ec5d5
 def train_cnn(
     df: pd.DataFrame,   # a corpus frame
     features: Features, # its log-mels
@@ -111,7 +107,10 @@ def train_cnn(
     weights=None        # path of a state dict, for a recipe that is not from scratch
 ) -> Trained:
     "Train one of the paper's CNN rows."
-    if recipe.weights != 'scratch' and weights is None: weights = fetch_weights(recipe.arch)
+    if recipe.weights == 'scratch': weights = None
+    elif weights is None:
+        if recipe.weights != IMAGENET: raise SerError(f'{recipe.name} starts from {recipe.weights}: pass its file with --weights.')
+        weights = fetch_weights(recipe.arch)
     seed_all(seed)
-    make = lambda dls: cnn_learner(dls, recipe.arch, weights if recipe.weights != 'scratch' else None, recipe.dropout)
+    make = lambda dls: cnn_learner(dls, recipe.arch, weights, recipe.dropout)
     return train_network(df, s, recipe, lambda size: spectrogram_dls(df, features, s, recipe, size), make)

@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['BiLSTM', 'train_lstm']
 
-# %% ../../nbs/21_lstm.ipynb #254cc4b9
+# %% ../../nbs/21_lstm.ipynb #dbcb6972
 import pandas as pd
 import torch
-from fastai.vision.all import CrossEntropyLossFlat, DataLoaders, Learner, Module, accuracy, nn
+from fastai.vision.all import CrossEntropyLossFlat, Learner, Module, accuracy, nn
 
 # %% ../../nbs/21_lstm.ipynb #35ad0307
 from ..core import Recipe, seed_all

@@ -13,8 +13,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 
-# %% ../../nbs/20_svm.ipynb #10034373
-from ..core import Recipe, SerError, label_order
+# %% ../../nbs/20_svm.ipynb #117fbd71
+from ..core import Recipe, SerError, known, label_order
 from ..features import Features, mfcc
 from ..splits import Split
 from ..train import Trained
@@ -22,7 +22,7 @@ from ..train import Trained
 # %% ../../nbs/20_svm.ipynb #09b92ec7
 STATS = dict(mean=np.mean, std=np.std, min=np.min, max=np.max)
 
-# %% ../../nbs/20_svm.ipynb #fb10abcb
+# %% ../../nbs/20_svm.ipynb #71764118
 def mfcc_stats(
     S: np.ndarray,        # log-mel (n_mels, n_frames), dB
     n_mfcc: int = 20,     # coefficients
@@ -30,7 +30,7 @@ def mfcc_stats(
 ) -> np.ndarray:          # (n_mfcc * number of statistics,)
     "Statistics of the MFCC over time (paper, section 4.2)."
     C = mfcc(S, n_mfcc)
-    return np.concatenate([STATS[k](C, axis=1) for k in stats.split(',')])
+    return np.concatenate([STATS[known(k, STATS, 'statistic')](C, axis=1) for k in stats.split(',')])
 
 # %% ../../nbs/20_svm.ipynb #3a63b0a1
 def svm_pipeline(
@@ -49,7 +49,7 @@ def scores_to_probs(
     if scores.ndim == 1: scores = np.stack([-scores, scores], 1)
     return softmax(sharpness*scores, axis=1)
 
-# %% ../../nbs/20_svm.ipynb #98667fed
+# %% ../../nbs/20_svm.ipynb #de818da0
 def train_svm(
     df: pd.DataFrame,   # a corpus frame
     features: Features, # its log-mels
@@ -62,7 +62,7 @@ def train_svm(
     labels = label_order(df.emotion)
     X = np.stack([mfcc_stats(features[c], recipe.n_mfcc, recipe.stats) for c in df['clip']])
     y = df.emotion.map(labels.index).to_numpy()
-    if len(set(y[s.train])) < len(labels): raise SerError(f'a class has no clip in the training part: add clips, or leave out a class of {", ".join(labels)}.')
+    if lost := set(labels) - set(df.emotion.iloc[s.train]): raise SerError(f'{min(lost)} has no clip to train on: add clips or leave the class out.')
     model = svm_pipeline(recipe.C).fit(X[s.train], y[s.train])
     svc = model[-1]
     return Trained(lambda rows: scores_to_probs(model.decision_function(X[rows])), labels,

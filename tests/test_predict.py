@@ -1,0 +1,394 @@
+"Bundles and predictions: what was saved is what answers, what is damaged is refused, and whatever sound comes in gets an answer or one sentence."
+import hashlib, io, json, pickle, shutil
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np, pandas as pd, pytest, soundfile as sf, torch
+from safetensors.torch import load, save
+
+from ser_fastai import predict as P
+from ser_fastai.cards import card, licence_text
+from ser_fastai.core import EMOTIONS, Recipe, SerError, data_path
+from ser_fastai.corpora import load_corpus, load_csv
+from ser_fastai.experiment import train
+from ser_fastai.features import build_features, clip_features, feature_settings
+from ser_fastai.models.svm import mfcc_stats, scores_to_probs, svm_pipeline
+from ser_fastai.splits import Split
+from ser_fastai.train import BF16, Trained
+
+SR, LABELS = 16000, ['sad', 'angry', 'awe']
+RECIPES = dict(svm=Recipe('tiny_svm', model='svm', stats='mean,std'),
+               lstm=Recipe('tiny_lstm', model='lstm', n_mels=32, n_mfcc=13, hop_length=256, seconds=1., hidden=4, layers=2, epochs=1, bs=8),
+               cnn=Recipe('tiny_cnn', arch='squeezenet1_1', seconds=1., sizes=(32, 48), shares=(.5, .5), epochs=2, bs=8, rotate=5., zoom=1.1, brightness=.1))
+
+
+def buzz(f0=150, seconds=.8, sr=SR, seed=0):
+    t = np.arange(int(seconds*sr))/sr
+    x = sum(np.sin(2*np.pi*k*f0*t)/k for k in range(1, 9))*np.hanning(len(t))
+    return (.1*x + .001*np.random.default_rng(seed).standard_normal(len(t))).astype('float32')
+
+
+@pytest.fixture(scope='session')
+def folder(tmp_path_factory): return tmp_path_factory.mktemp('predict')
+
+@pytest.fixture(scope='session')
+def corpus(folder):
+    rows = [dict(path=f'{e}{who}{i}.wav', emotion=e, speaker=who) for e in LABELS for who in 'ab' for i in range(3)]
+    for i, r in enumerate(rows): sf.write(folder/r['path'], buzz(100*(1 + LABELS.index(r['emotion'])) + 7*i, .6 + .2*(i % 4), seed=i), SR, subtype='FLOAT')
+    pd.DataFrame(rows).to_csv(folder/'buzz.csv', index=False)
+    return load_csv(folder/'buzz.csv')
+
+@pytest.fixture(scope='session')
+def trained(corpus, folder):
+    everything = Split(np.arange(len(corpus)), np.arange(4), np.array([], int))
+    out = {k: train(corpus, r, everything, features=build_features(corpus, r, folder/'cache', 1)) for k, r in RECIPES.items()}
+    for k in ('lstm', 'cnn'): out[k].model.remove_cb(BF16)  # bf16 is for training
+    return out
+
+@pytest.fixture(scope='session')
+def bundles(trained, folder):
+    for k, t in trained.items(): P.save_bundle(folder/k, t, RECIPES[k])
+    P.save_bundle(folder/'all', list(trained.values()), list(RECIPES.values()))
+    return folder
+
+@pytest.fixture(scope='session')
+def svm(bundles): return P.load_bundle(bundles/'svm')
+
+
+# what was saved is what answers
+
+def answers(t, n):
+    if isinstance(t.model, P.torch.nn.Module) or not hasattr(t.model, 'no_bar'): return t.predict_proba(np.arange(n))
+    with t.model.no_bar(): return t.predict_proba(np.arange(n))
+
+@pytest.mark.parametrize('kind', RECIPES)
+def test_bundle_answers_as_the_trained_model(kind, bundles, trained, corpus):
+    got = P.load_bundle(bundles/kind).predict_files(corpus.path, jobs=2)
+    assert got.path.tolist() == [str(p) for p in corpus.path] and got.error.isna().all()
+    np.testing.assert_allclose(got[trained[kind].labels].to_numpy(float), answers(trained[kind], len(corpus)), atol=1e-4)
+
+def test_ensemble_averages(bundles, trained, corpus):
+    got = P.load_bundle(bundles/'all').predict_files(corpus.path[:5])
+    np.testing.assert_allclose(got[LABELS].to_numpy(float), np.mean([answers(t, 5) for t in trained.values()], 0), atol=1e-4)
+
+def test_ensembles_nest(tmp_path, trained, corpus):
+    a, b, c = trained.values()
+    ra, rb, rc = RECIPES.values()
+    p = P.load_bundle(P.save_bundle(tmp_path/'nest', [a, [b, c]], [ra, [rb, rc]]))
+    assert [round(m[0], 3) for m in p.models] == [.5, .25, .25]
+    want = [answers(t, 1)[0] for t in (a, b, c)]
+    np.testing.assert_allclose(p.predict(corpus.path[0]), want[0]/2 + want[1]/4 + want[2]/4, atol=1e-4)
+    with pytest.raises(SerError, match='different labels'): P.save_bundle(tmp_path/'x', [a, replace(b, labels=['x', 'y', 'z'])], [ra, rb])
+
+@pytest.mark.parametrize('k', [2, 3, 5, 8])
+def test_svm_is_scikit_learns(k):
+    rng = np.random.default_rng(k)
+    X, y = rng.normal(size=(30*k, 12)) + np.repeat(rng.normal(size=(k, 12)), 30, 0), np.repeat(np.arange(k), 30)
+    model = svm_pipeline(5.).fit(X, y)
+    t = {n: v.numpy() for n, v in P.svm_tensors(Trained(None, [], 0, model)).items()}
+    new = rng.normal(size=(200, 12))*2
+    np.testing.assert_allclose(P.svm_scores(new, t), model.decision_function(new), atol=1e-6)
+    assert (scores_to_probs(P.svm_scores(new, t)).argmax(1) == model.predict(new)).all()
+
+def test_half_is_half(tmp_path, bundles, trained, corpus):
+    for kind in RECIPES:
+        P.save_bundle(tmp_path/kind, trained[kind], RECIPES[kind], half=True)
+        size = lambda d: (d/kind/'model.safetensors').stat().st_size
+        assert size(tmp_path) < .75*size(bundles)
+        one, other = (P.load_bundle(d/kind).predict(corpus.path[0]) for d in (tmp_path, bundles))
+        np.testing.assert_allclose(one, other, atol=.02)
+
+def test_an_utterance_over_the_window_is_treated_as_in_training(bundles, corpus, trained):
+    "The images of the LSTM are 1 s wide: clips of 0.8 to 1.2 s stay whole, and their middle is what training saw."
+    assert corpus.duration.max() > RECIPES['lstm'].seconds
+    p, path = P.load_bundle(bundles/'lstm'), corpus.path[int(corpus.duration.argmax())]
+    assert len(p.inputs(path)[0]) == 1
+
+def test_from_memory_as_from_a_file(svm, folder):
+    x = buzz(210)
+    for name, kw in dict(float=dict(subtype='FLOAT'), int16=dict(subtype='PCM_16'), flac=dict(format='FLAC')).items():
+        sf.write(folder/f'{name}.snd', x, SR, **({'format': 'WAV'} | kw))
+        np.testing.assert_allclose(svm.predict(folder/f'{name}.snd'), svm.predict(x, SR), atol=.03)
+    for same in (np.stack([x, x], 1), np.stack([x, x]), torch.from_numpy(x), x.astype('float64'), (x*2**31).astype('int32'),
+                 ((x + 1)*2**15).astype('uint16')):
+        np.testing.assert_allclose(svm.predict(same, SR), svm.predict(x, SR), atol=.03)
+
+def test_many_threads_share_one_predictor(bundles, corpus):
+    p = P.load_bundle(bundles/'all')
+    want = [p.predict(f).to_numpy() for f in corpus.path[:6]]
+    with ThreadPoolExecutor(6) as ex: got = list(ex.map(lambda f: p.predict(f).to_numpy(), list(corpus.path[:6])*4))
+    np.testing.assert_allclose(got, want*4, atol=1e-5)
+
+def test_windows():
+    x = np.random.default_rng(0).normal(size=SR*20)
+    spans = P.windows(x, SR, 3.)
+    assert spans[0].start == 0 and spans[-1].stop == len(x) and {s.stop - s.start for s in spans} == {3*SR}
+    assert all(b.start <= a.stop for a, b in zip(spans, spans[1:]))
+    x[SR*5:SR*15] = 0
+    assert not [s for s in P.windows(x, SR, 3.) if s.start >= 5*SR and s.stop <= 15*SR]
+    quiet = np.pad(x[:SR*4], 10*SR)
+    assert P.windows(quiet, SR, 3.) == [slice(0, len(quiet))] and len(P.windows(quiet, SR, 3., trim=False)) > 1
+
+def test_a_long_recording_is_the_mean_of_its_windows(svm):
+    r = RECIPES['svm']
+    x = np.concatenate([buzz(100, 6.), np.zeros(8*SR, 'float32'), buzz(300, 6.)])
+    each = [svm.predict(x[w], SR).to_numpy() for w in P.windows(x, SR, r.seconds)]
+    assert len(each) > 4
+    np.testing.assert_allclose(svm.predict(x, SR), np.mean(each, 0), atol=1e-6)
+
+
+# any sound that libsndfile reads
+
+@pytest.mark.parametrize('rate', [8000, 11025, 22050, 44100, 48000, 96000, 192000])
+def test_rates(rate, svm, tmp_path):
+    sf.write(tmp_path/'a.wav', buzz(150, sr=rate), rate)
+    p = svm.predict(tmp_path/'a.wav')
+    assert p.sum() == pytest.approx(1) and list(p.index) == LABELS
+
+@pytest.mark.parametrize('channels', range(1, 9))
+def test_channels(channels, svm, tmp_path):
+    x = buzz(150)
+    sf.write(tmp_path/'a.wav', np.stack([x]*channels, 1), SR, subtype='FLOAT')
+    np.testing.assert_allclose(svm.predict(tmp_path/'a.wav'), svm.predict(x, SR), atol=1e-4)
+
+@pytest.mark.parametrize('kw', [dict(subtype='PCM_U8'), dict(subtype='PCM_24'), dict(subtype='PCM_32'), dict(subtype='ULAW'), dict(subtype='DOUBLE'),
+                                dict(format='OGG'), dict(format='FLAC'), dict(format='AIFF'), dict(format='W64'), dict(format='MP3')], ids=str)
+def test_formats(kw, svm, tmp_path):
+    if kw.get('format', 'WAV') not in sf.available_formats(): pytest.skip('this libsndfile writes no such file')
+    sf.write(tmp_path/'a', buzz(150), SR, **({'format': 'WAV'} | kw))
+    assert svm.predict(tmp_path/'a').sum() == pytest.approx(1)
+
+def test_ten_minutes(svm, tmp_path):
+    sf.write(tmp_path/'long.wav', .1*np.random.default_rng(0).standard_normal(600*SR), SR)
+    assert svm.predict(tmp_path/'long.wav').sum() == pytest.approx(1)
+
+def wav(x, **kw):
+    out = io.BytesIO()
+    sf.write(out, x, SR, format='WAV', **kw)
+    return out.getvalue()
+
+BAD = dict(missing=None, folder='folder', empty=b'', text=b'no sound at all', image=b'\x89PNG\r\n\x1a\n' + bytes(400), header=wav(buzz())[:40],
+           truncated=wav(buzz())[:-5000], zero_length=wav(np.zeros(0)), one_sample=wav(np.ones(1)), short=wav(buzz()[4000:5000]), silent=wav(np.zeros(SR)),
+           direct_current=wav(np.full(SR, .3)), nan=wav(np.where(np.arange(SR) == 99, np.nan, buzz(seconds=1.)), subtype='FLOAT'),
+           infinite=wav(np.where(np.arange(SR) == 99, np.inf, buzz(seconds=1.)), subtype='FLOAT'), loud=wav(1e25*buzz(), subtype='FLOAT'))
+
+@pytest.fixture
+def bad(tmp_path):
+    for name, data in BAD.items():
+        if data == 'folder': (tmp_path/f'{name}.wav').mkdir()
+        elif data is not None: (tmp_path/f'{name}.wav').write_bytes(data)
+    return tmp_path
+
+@pytest.mark.parametrize('name', BAD)
+def test_bad_sound_is_one_sentence(name, svm, bad):
+    with pytest.raises(SerError) as e: svm.predict(bad/f'{name}.wav')
+    assert f'{name}.wav' in str(e.value) and '\n' not in str(e.value) and str(e.value).endswith('.')
+
+def test_odd_names(svm):
+    for path in ('x'*5000, 'a\0b.wav', '~nobody-of-that-name/a.wav', '/dev/null', ''):
+        with pytest.raises(SerError): svm.predict(path)
+
+def test_bad_arrays(svm):
+    for x in ([], np.zeros((0, 2)), np.zeros((2, 3, 4)), np.array(['a']), np.ones(SR, complex), np.zeros(SR), np.full(SR, np.nan), 3e4*buzz()):
+        with pytest.raises(SerError): svm.predict(x, SR)
+    with pytest.raises(SerError, match='pass sr'): svm.predict(buzz())
+    for sr in (1, 10**9, -5):
+        with pytest.raises(SerError): svm.predict(buzz(), sr)
+
+def test_one_bad_file_does_not_stop_the_rest(bundles, bad, corpus):
+    paths = [corpus.path[0], *[bad/f'{n}.wav' for n in BAD], corpus.path[1]]
+    for kind in ('svm', 'cnn'):
+        df = P.load_bundle(bundles/kind).predict_files(paths, jobs=2)
+        assert df.path.tolist() == list(map(str, paths)) and df.error.isna().tolist() == [True, *[False]*len(BAD), True]
+        assert df.emotion[[0, len(df) - 1]].isin(LABELS).all() and df[LABELS].iloc[1:-1].isna().to_numpy().all()
+    assert len(P.load_bundle(bundles/'svm').predict_files([])) == 0
+
+
+# a bundle is whole or refused
+
+def change(bundles, to, of='svm', tensors=lambda t: t, **info):
+    "A copy with other tensors and another description, and the right hash."
+    shutil.copytree(bundles/of, to)
+    if callable(tensors): (to/'model.safetensors').write_bytes(save(tensors(load((to/'model.safetensors').read_bytes()))))
+    else: (to/'model.safetensors').write_bytes(tensors)
+    old = json.loads((to/'bundle.json').read_text())
+    old['sha256'] = hashlib.sha256((to/'model.safetensors').read_bytes()).hexdigest()
+    for k, v in info.items():
+        if callable(v): v(old)
+        else: old[k] = v
+    (to/'bundle.json').write_text(json.dumps(old))
+    return to
+
+def field(**kw): return lambda info: info['recipe'].update(kw)
+def without(*names): return lambda info: [info.pop(n) for n in names]
+class Boom:
+    def __reduce__(self): return (open, (str(Path.home()/'ser_fastai_was_here'), 'w'))
+
+DAMAGE = dict(
+    newer=dict(format=2), older=dict(format=0), no_format=dict(x=without('format')), true_format=dict(format=True), text_format=dict(format='1'),
+    pickle=dict(tensors=pickle.dumps(Boom())), no_tensors=dict(tensors=b''), garbage=dict(tensors=bytes(range(256))*9),
+    huge_header=dict(tensors=(2**60).to_bytes(8, 'little') + b'{}'), hash=dict(sha256='0'*64), no_hash=dict(x=without('sha256')),
+    missing_tensor=dict(tensors=lambda t: {k: v for k, v in t.items() if k != 'gamma'}), unknown_tensor=dict(tensors=lambda t: t | dict(x=torch.ones(1))),
+    shape=dict(tensors=lambda t: t | dict(mean=torch.ones(3))), nan=dict(tensors=lambda t: t | dict(mean=t['mean']*torch.nan)),
+    dtype=dict(tensors=lambda t: t | dict(mean=t['mean'].long())), counts=dict(tensors=lambda t: t | dict(n_support=t['n_support'] + 1)),
+    negative=dict(tensors=lambda t: t | dict(gamma=-t['gamma'])), no_vectors=dict(tensors=lambda t: t | dict(support_vectors=torch.tensor(0.))),
+    kind=dict(kind='pickle'), list_kind=dict(kind=['svm']), other_kind=dict(kind='cnn'), empty_ensemble=dict(kind='ensemble', members=[]),
+    bad_ensemble=dict(kind='ensemble', members=[1]), no_members=dict(kind='ensemble'),
+    labels=dict(labels=['sad', 'angry']), one_label=dict(labels=['sad']), same_labels=dict(labels=['sad', 'sad', 'awe']), number_labels=dict(labels=[1, 2, 3]),
+    dict_labels=dict(labels=dict(a=1)), reserved=dict(labels=['sad', 'error', 'awe']), control=dict(labels=['sad', 'a\x1b[2J', 'awe']),
+    no_recipe=dict(x=without('recipe')), recipe_list=dict(recipe=[1]), unknown_field=dict(x=field(colour='red')), text_rate=dict(x=field(sr='16000')),
+    zero_rate=dict(x=field(sr=0)), huge_mels=dict(x=field(n_mels=10**12)), huge_frames=dict(x=field(hop_length=16, seconds=60)), nan_seconds=dict(x=field(seconds=float('nan'))),
+    stats=dict(x=field(stats='mean,eval')), no_stats=dict(x=field(stats='')), no_mfcc=dict(x=field(n_mfcc=64)), features=dict(features=dict(sr=8000)), no_features=dict(features=None),
+    scores=dict(scores=None), junk_scores=dict(scores=dict(emobox=dict(unseen_speakers=True, accuracy='much'))), junk_data=dict(data=dict(titles=5)),
+    junk_licence=dict(licence=dict(url=[1])), no_licence=dict(x=without('licence')))
+
+@pytest.mark.parametrize('how', DAMAGE)
+def test_damaged_bundles_are_refused(how, bundles, tmp_path):
+    d = change(bundles, tmp_path/'b', **DAMAGE[how])
+    with pytest.raises(SerError) as e: P.load_bundle(d)
+    assert str(d/'bundle.json') in str(e.value) or str(d/'model.safetensors') in str(e.value)
+    assert '\n' not in str(e.value) and len(str(e.value)) < 400
+    assert not (Path.home()/'ser_fastai_was_here').exists()
+    if how == 'newer': assert 'format 2' in str(e.value) and 'upgrade' in str(e.value)
+
+@pytest.mark.parametrize('how', dict(
+    arch=field(arch='../../body'), other_arch=field(arch='alexnet'), list_arch=field(arch=['resnet18']), size=field(sizes=[10**6, 48]), sizes=field(sizes=[48]),
+    float_size=field(sizes=[32., 48.]), no_epochs=field(epochs=0), text_shares=field(shares='ab'), head=field(dropout=2)).items(), ids=lambda x: x[0])
+def test_damaged_networks_are_refused(how, bundles, tmp_path):
+    with pytest.raises(SerError, match='bundle.json|model.safetensors'): P.load_bundle(change(bundles, tmp_path/'b', 'cnn', x=how[1]))
+
+def test_absurd_sizes_cost_nothing(bundles, tmp_path):
+    "A network of terabytes is compared by shapes, and never made."
+    for hidden in (2048, 10**9):
+        with pytest.raises(SerError): P.load_bundle(change(bundles, tmp_path/str(hidden), 'lstm', x=field(hidden=hidden, layers=8)))
+
+@pytest.mark.parametrize('text', ['', '{', '[]', '1', 'null', '"a"', '['*10**5, '{"format": ' + '9'*5000 + '}', '\ufeff{}', '\x00'*99])
+def test_damaged_json(text, bundles, tmp_path):
+    d = change(bundles, tmp_path/'b')
+    (d/'bundle.json').write_text(text, encoding='utf8')
+    with pytest.raises(SerError, match='bundle.json'): P.load_bundle(d)
+    (d/'bundle.json').write_bytes(b'\xff\xfe' + bytes(5))
+    with pytest.raises(SerError, match='bundle.json'): P.load_bundle(d)
+
+def test_cut_short_at_any_byte(bundles, tmp_path):
+    d = change(bundles, tmp_path/'b')
+    for name in ('bundle.json', 'model.safetensors'):
+        data = (d/name).read_bytes()
+        for n in range(0, len(data) - 2, len(data)//25):
+            (d/name).write_bytes(data[:n])
+            with pytest.raises(SerError, match=name): P.load_bundle(d)
+        (d/name).write_bytes(data)
+    assert P.load_bundle(d)
+
+def test_missing_parts(bundles, tmp_path):
+    for name in ('bundle.json', 'model.safetensors'):
+        d = change(bundles, tmp_path/name)
+        (d/name).unlink()
+        with pytest.raises(SerError, match=f'{name} is missing'): P.load_bundle(d)
+    (d/'model.safetensors').mkdir()
+    with pytest.raises(SerError, match='is missing'): P.load_bundle(d)
+    for nothing in (tmp_path/'none', bundles/'buzz.csv'):
+        with pytest.raises(SerError, match='name the folder of a bundle'): P.load_bundle(nothing)
+
+def test_no_word_of_a_recipe_is_opened(bundles, tmp_path, corpus):
+    d = change(bundles, tmp_path/'b', 'cnn', x=field(weights='/etc/passwd', name='../../x'))
+    pd.testing.assert_series_equal(P.load_bundle(d).predict(corpus.path[0]), P.load_bundle(bundles/'cnn').predict(corpus.path[0]))
+
+def test_fields_of_later_versions_may_be_absent(bundles, tmp_path, corpus, svm):
+    "A recipe that lacks a field takes its default, so a field may be added without a new format."
+    d = change(bundles, tmp_path/'b', x=lambda info: [info['recipe'].pop(k) for k in ('rotate', 'mixup', 'bs')])
+    pd.testing.assert_series_equal(P.load_bundle(d).predict(corpus.path[0]), svm.predict(corpus.path[0]))
+
+
+# saving
+
+def test_saving_is_all_or_nothing(bundles, tmp_path, trained, monkeypatch):
+    d = tmp_path/'b'
+    P.save_bundle(d, trained['svm'], RECIPES['svm'], scores=dict(a=1))
+    before = {f.name: f.read_bytes() for f in d.iterdir()}
+    assert set(before) == {'model.safetensors', 'bundle.json', 'card.md', 'LICENSE'}
+    with monkeypatch.context() as m:
+        def killed(*args): raise KeyboardInterrupt
+        m.setattr(P, 'licence_text', killed)
+        with pytest.raises(KeyboardInterrupt): P.save_bundle(d, trained['lstm'], RECIPES['lstm'])
+    for scores in (dict(a=float('nan')), dict(a=print)):
+        with pytest.raises(SerError, match='not written'): P.save_bundle(d, trained['svm'], RECIPES['svm'], scores=scores)
+    with pytest.raises(SerError, match='not written'): P.save_bundle(d, replace(trained['svm'], labels=['a', 'b', 'path']), RECIPES['svm'])
+    assert {f.name: f.read_bytes() for f in d.iterdir()} == before and [p.name for p in tmp_path.iterdir()] == ['b']
+    P.save_bundle(d, trained['lstm'], RECIPES['lstm'])
+    assert P.load_bundle(d).info['kind'] == 'lstm' and [p.name for p in tmp_path.iterdir()] == ['b']
+
+def test_nothing_of_the_user_is_overwritten(tmp_path, trained):
+    (tmp_path/'mine').mkdir(); (tmp_path/'mine'/'thesis.tex').write_text('all my work')
+    for path in (tmp_path/'mine', tmp_path/'mine'/'thesis.tex', tmp_path/'mine'/'thesis.tex'/'b'):
+        with pytest.raises(SerError): P.save_bundle(path, trained['svm'], RECIPES['svm'])
+    assert (tmp_path/'mine'/'thesis.tex').read_text() == 'all my work'
+
+def test_train_bundle(corpus, tmp_path, monkeypatch):
+    monkeypatch.setenv('SER_CACHE', str(tmp_path/'cache'))
+    scores = dict(emobox=dict(unseen_speakers=True, accuracy=.5, uar=.45, clips=18, recall=dict(sad=.25)))
+    p = P.load_bundle(P.train_bundle(corpus, RECIPES['svm'], tmp_path/'b', scores=scores))
+    assert p.info['data']['clips'] == len(corpus) == p.info['data']['classes']['sad']*3 and p.info['scores'] == scores
+    assert (p.predict_files(corpus.path).emotion == corpus.emotion).mean() > .8
+    text = (tmp_path/'b'/'card.md').read_text(encoding='utf8')
+    assert text == p.card == card(p.info) and 'sad 25 %' in text and '50 % right' in text
+    p = P.load_bundle(P.train_bundle(corpus, replace(RECIPES['lstm'], epochs=1), tmp_path/'net'))
+    assert p.info['recipe']['model'] == 'lstm'
+
+
+# the command
+
+def test_command(svm, bundles, bad, corpus, capsys, monkeypatch):
+    monkeypatch.chdir(bundles)
+    assert P.predict_paths(['sada0.wav', 'awe*.wav'], 'svm') == 0
+    out, err = capsys.readouterr()
+    assert out.splitlines()[0].split() == ['file', 'emotion', 'confidence', 'runner-up'] and len(out.splitlines()) == 1 + 7 + 2 and not err
+    assert 'has not been measured' in out
+    assert P.predict_paths(['sada0.wav', str(bad/'text.wav'), 'nothing*.wav', str(bad/'folder.wav')], 'svm', top=3) == 1
+    out, err = capsys.readouterr()
+    assert 'third' in out and len(err.splitlines()) == 3
+    assert P.predict_paths([str(bad/'text.wav')], 'svm') == P.predict_paths([], 'svm') == 2
+    out, err = capsys.readouterr()
+    assert not out and len(err.splitlines()) == 1
+    assert P.predict_paths([str(bundles), 'sada0.wav'], 'svm', format='csv') == 0
+    table = pd.read_csv(io.StringIO(capsys.readouterr().out))
+    assert list(table) == ['path', 'emotion', 'confidence', *LABELS] and len(table) >= len(corpus)
+    np.testing.assert_allclose(table[LABELS].sum(1), 1, atol=1e-3)
+    assert P.predict_paths(['sada0.wav', 'awea1.wav'], 'svm', format='json') == 0
+    lines = [json.loads(l) for l in capsys.readouterr().out.splitlines()]
+    assert [l['path'] for l in lines] == ['sada0.wav', 'awea1.wav'] and sum(lines[0]['probabilities'].values()) == pytest.approx(1, abs=1e-3)
+    with pytest.raises(SerError, match='table, csv, json'): P.predict_paths(['sada0.wav'], 'svm', format='xml')
+
+def test_names_cannot_drive_the_terminal(bundles, tmp_path, capsys):
+    for name in ('a\nb.wav', 'red\x1b[31m.wav', 'smile\U0001f600.wav'): sf.write(tmp_path/name, buzz(), SR)
+    (tmp_path/'bad\x1b[2J.wav').write_bytes(b'')
+    for form in ('table', 'json'): assert P.predict_paths([tmp_path], bundles/'svm', format=form) == 1
+    out, err = capsys.readouterr()
+    assert '\x1b' not in out + err and len(err.splitlines()) == 2 and '\U0001f600' in out
+
+
+# the bundle that ships
+
+def test_default_bundle():
+    d = P.default_bundle()
+    p = P.load_bundle()
+    assert p.labels == list(EMOTIONS) and sum(f.stat().st_size for f in d.iterdir()) < 5e6
+    assert p.info['data']['corpora'] == ['ravdess'] and p.info['data']['speakers'] == 24
+    assert any(s['unseen_speakers'] for s in p.info['scores'].values())
+    assert (d/'card.md').read_text(encoding='utf8') == p.card and (d/'LICENSE').read_text(encoding='utf8') == licence_text(p.info)
+    for words in ('CC BY-NC-SA 4.0', 'Livingstone', '10.1371/journal.pone.0196391', 'Zenodo 1188976'): assert words in licence_text(p.info)
+    assert p.predict(buzz(), SR).sum() == pytest.approx(1)
+
+def real(name):
+    try: return load_corpus(name)
+    except SerError: pytest.skip(f'{name} is not here')
+
+def test_default_bundle_knows_what_it_learnt():
+    df = real('ravdess').iloc[::29]
+    assert (P.load_bundle().predict_files(df.path).emotion.to_numpy() == df.emotion).mean() > .8
+
+def test_default_bundle_answers_strangers():
+    df = real('emodb').iloc[::25]
+    got = P.load_bundle().predict_files(df.path)
+    assert got.error.isna().all() and np.allclose(got[list(EMOTIONS)].sum(axis=1), 1)

@@ -1,0 +1,138 @@
+"The report: one page that stands by itself, the same each time, and honest about what is synthetic and what is missing."
+import re
+from pathlib import Path
+import numpy as np, pandas as pd, pytest
+from ser_fastai import report as P, results as R
+from ser_fastai.core import EMOTIONS, Recipe, SerError
+
+AUG = dict(mixup=.4)
+RECIPES = dict(svm=Recipe('svm', model='svm'), lstm=Recipe('lstm', model='lstm', epochs=5), plain=Recipe('cnn_transfer', weights='imagenet', epochs=5),
+               aug=Recipe('cnn_transfer_aug', weights='imagenet', epochs=5, **AUG), scratch=Recipe('cnn_scratch', epochs=5))
+
+def corpus(name='ravdess', labels=EMOTIONS):
+    rows = [(f'{name}/{s}/{e}-{i}', name, f'{name}_{s:02}', 'female' if s % 2 else 'male', e, 'normal', 'kids', str(i), 3.21)
+            for s in range(4) for e in labels for i in range(4)]
+    return pd.DataFrame(rows, columns=R.CLIPS)
+
+def curves(train, valid, epochs=5):
+    fall = lambda end: np.linspace(2.1, end, epochs)
+    return pd.DataFrame(dict(epoch=range(epochs), train_loss=fall(train) + .3, train_clean_loss=fall(train), valid_loss=fall(valid), valid_accuracy=.5))
+
+def save(results, recipe, df, right=.6, valid_right=None, protocol='paper', seed=0, losses=None, **facts):
+    rng, labels = np.random.default_rng(seed), list(dict.fromkeys(df.emotion))
+    def pred(rows, right):
+        d = df.iloc[rows]
+        guess = np.where(rng.random(len(d)) < right, d.emotion, rng.choice(labels, len(d)))
+        p = pd.DataFrame(.9*(guess[:, None] == np.array(labels)) + .1/len(labels), columns=labels)
+        return pd.concat([d[['clip']].assign(truth=d.emotion).reset_index(drop=True), p], axis=1)
+    i, c = rng.permutation(len(df)), ','.join(sorted(df.corpus.unique()))
+    f = dict(run=R.run_id(recipe, c, protocol, 0, seed), **R.recipe_facts(recipe), corpora=c, test_corpora=c, protocol=protocol, fold=0, seed=seed,
+             n_params=1, n_train=9, seconds=60., device='cpu', versions=dict(torch='2'), commit='0'*7) | facts
+    return R.save_run(f, pred(i[:64], right), pred(i[64:], valid_right or right), losses, df, results).stem
+
+@pytest.fixture(scope='module')
+def made(tmp_path_factory):
+    results, df = tmp_path_factory.mktemp('results'), corpus()
+    for seed in range(2):
+        for protocol in ('paper', 'emobox'):
+            save(results, RECIPES['svm'], df, .5, protocol=protocol, seed=seed)
+            save(results, RECIPES['lstm'], df, .4, protocol=protocol, seed=seed, losses=curves(.3, 2.))
+            save(results, RECIPES['plain'], df, .6, protocol=protocol, seed=seed, losses=curves(.1, 1.6))
+            save(results, RECIPES['aug'], df, .7, protocol=protocol, seed=seed, losses=curves(1., 1.2))
+    return results
+
+def verdicts(results, corpora='ravdess', protocol='paper'):
+    seen = P.observations(results, corpora)
+    return seen[seen.protocol == protocol].set_index('observation').verdict
+
+def test_whole_page(made, tmp_path):
+    page = P.write_report(made, tmp_path)
+    text = page.read_text()
+    assert page == tmp_path/'index.html' and {'table1.csv', 'table1.md', 'figure3.png', 'figure4.png'} <= {f.name for f in tmp_path.iterdir()}
+    assert '51.7 / 50.9' in text and '51.7 / 50.9' in (tmp_path/'table1.md').read_text() and '0.517' in (tmp_path/'table1.csv').read_text()
+    assert text.count('data:image/png;base64,') == 2 and 'Figure 1: it needs the recordings' in text
+    assert 'near 2.9' in text and 'CNN from scratch' in text and 'not run' in text
+
+def test_page_stands_by_itself(made, tmp_path):
+    text = P.write_report(made, tmp_path).read_text()
+    assert not re.search(r'<script|@import|url\(', text)
+    assert all(m.startswith('data:') for m in re.findall(r'(?:src|href)=["\']([^"\']*)', text))
+    assert '<meta name="viewport"' in text and 'prefers-color-scheme: dark' in text and 'alt="' in text
+    assert str(tmp_path) not in text and str(made) not in text
+
+def test_same_bytes_twice(made, tmp_path):
+    for d in 'ab': P.write_report(made, tmp_path/d)
+    a, b = ({f.name: f.read_bytes() for f in (tmp_path/d).iterdir()} for d in 'ab')
+    assert a == b
+
+def test_synthetic_stands_alone(made, tmp_path):
+    df = corpus('synth')
+    for r, c in dict(svm=None, plain=curves(.1, 1.6), aug=curves(1., 1.2)).items(): save(tmp_path/'r', RECIPES[r], df, losses=c)
+    def published(committed):
+        out = tmp_path/f'out{bool(committed)}'
+        text = P.write_report(tmp_path/'r', out, notes=['Epochs: 2 instead of 30'], committed=committed or tmp_path/'nowhere').read_text()
+        assert 'say nothing about people' in text and 'Epochs: 2 instead of 30' in text
+        for f in ('table1.md', 'table1.csv'): assert not re.search(r'published|51\.7|0\.517', (out/f).read_text())
+        return '51.7 / 50.9' in text, 'near 2.9' in text
+    assert published(None) == (False, False)
+    assert published(made) == (True, True)
+
+def test_escapes(tmp_path):
+    evil = '<script>alert("1")</script>'
+    df = corpus(evil.replace('/', ''), labels=('<i>neutral', '"calm&', 'sad'))
+    save(tmp_path/'r', RECIPES['scratch'], df, losses=curves(.1, 1.6), device=evil, arch=evil)
+    lstm = RECIPES['lstm']
+    failed = dict(run='x', **R.recipe_facts(lstm), corpora=df.corpus[0], test_corpora=df.corpus[0], protocol='paper', fold=0, seed=0, n_params=0,
+                  n_train=0, seconds=1., device=evil, versions={evil: evil}, commit='', error=evil)
+    R.save_run(failed, results=tmp_path/'r')
+    text = P.write_report(tmp_path/'r', tmp_path/'out', title=evil, notes=[evil]).read_text()
+    assert '<script' not in text and text.count('&lt;script&gt;') >= 6 and '<i>' not in text
+
+def test_nothing_run(tmp_path):
+    text = P.write_report(tmp_path/'nowhere', tmp_path/'out').read_text()
+    assert 'Nothing has been run yet' in text and text.count('<img') == 0
+    assert set(P.observations(tmp_path/'nowhere').verdict) == {'not run'}
+
+def test_old_figures_go(made, tmp_path):
+    (tmp_path/'figure1.png').write_bytes(b'old')
+    P.write_report(made, tmp_path)
+    assert not (tmp_path/'figure1.png').exists()
+
+def test_folder_that_cannot_be_written(made, tmp_path):
+    (tmp_path/'file').write_text('')
+    with pytest.raises(SerError, match='cannot be written'): P.write_report(made, tmp_path/'file')
+
+def test_best_is_chosen_on_validation(tmp_path):
+    df = corpus()
+    good = save(tmp_path, RECIPES['plain'], df, right=.3, valid_right=.9)
+    save(tmp_path, RECIPES['aug'], df, right=.95, valid_right=.4)
+    assert list(P.best_by_validation(P.tested(tmp_path), P.CNNS).run) == [good]
+
+def test_pairs_share_their_splits(tmp_path):
+    df = corpus()
+    for seed in range(3): save(tmp_path, RECIPES['plain'], df, seed=seed, losses=curves(.1, 1.6))
+    save(tmp_path, RECIPES['aug'], df, seed=2, losses=curves(1., 1.2))
+    both, c = P.loss_pair(P.tested(tmp_path), tmp_path)
+    assert sorted(both.seed) == [2, 2] and [len(x) for x in c.values()] == [5, 5]
+
+def test_verdicts_follow_the_numbers(made, tmp_path):
+    v = verdicts(made)
+    assert v['The LSTM overfits'] == 'holds' and v['Augmentation closes the gap between the losses'] == 'holds'
+    df = corpus()
+    save(tmp_path, RECIPES['lstm'], df, losses=curves(1.5, 1.6))
+    save(tmp_path, RECIPES['plain'], df, right=1., losses=curves(1., 1.2))
+    save(tmp_path, RECIPES['aug'], df, right=.9, losses=curves(1., 1.2))
+    v = verdicts(tmp_path)
+    assert v['The LSTM overfits'] == 'does not hold' and v['Augmentation closes the gap between the losses'] == 'does not hold'
+    assert v['Neutral and calm are confused'] in ('holds', 'does not hold') and v['A CNN on raw waveforms is less stable'] == 'not run'
+    assert set(verdicts(tmp_path, protocol='emobox')) == {'not run'}
+
+def test_corpora_that_lack_an_emotion(tmp_path):
+    save(tmp_path, RECIPES['plain'], corpus('emodb', labels=('neutral', 'happy', 'sad', 'angry', 'disgust')), losses=curves(.1, 1.6))
+    seen = P.observations(tmp_path, 'emodb').set_index(['observation', 'protocol'])
+    assert 'no clips of calm' in seen.measured['Neutral and calm are confused', 'paper']
+    assert seen.verdict['Disgust and angry are the weak classes', 'paper'] != 'not run'
+
+def test_pair_confusion_in_many_resamples(made):
+    cm = np.random.default_rng(0).integers(1, 9, (5, 4, 4))
+    for whole, one in zip(P.pair_confusion(cm, 1, 2), zip(*(P.pair_confusion(c, 1, 2) for c in cm))): assert np.allclose(whole, one)
