@@ -82,7 +82,8 @@ def test_a_cache_that_cannot_be_written(corpus, tmp_path, monkeypatch):
     (tmp_path/'file').write_text('')
     with pytest.raises(SerError, match='set SER_CACHE to another folder') as e: F.build_features(corpus, R, tmp_path/'file'/'cache', 1)
     assert '\n' not in str(e.value)
-    monkeypatch.setattr(F, 'atomic_write', full := lambda path: (_ for _ in ()).throw(OSError(28, 'No space left on device')))
+    def full(path): raise OSError(28, 'No space left on device')
+    monkeypatch.setattr(F, 'atomic_write', full)
     with pytest.raises(SerError, match='No space left on device'): F.build_features(corpus, R, tmp_path/'cache', 1)
 
 @pytest.mark.skipif(not hasattr(os, 'geteuid') or os.geteuid() == 0, reason='root may write anywhere')

@@ -1,0 +1,166 @@
+"Every kind of model end to end on made-up clips: probabilities, repetition, curves, and grids that are interrupted."
+import json
+import numpy as np, pandas as pd, pytest, soundfile as sf, torch, torchvision
+from dataclasses import replace
+from fastai.vision.all import CrossEntropyLossFlat
+from ser_fastai import experiment as X, train as T
+from ser_fastai.core import Recipe, SerError
+from ser_fastai.evaluate import metrics
+from ser_fastai.models import cnn
+from ser_fastai.results import load_predictions, load_runs, read_run
+from ser_fastai.splits import split
+
+EMOTIONS = 'neutral', 'sad', 'angry'
+
+@pytest.fixture(scope='module')
+def made(tmp_path_factory):
+    "Sixty clips of half a second: three emotions that differ in pitch and hiss, five speakers; and a body of SqueezeNet without meaning."
+    d, rng, rows = tmp_path_factory.mktemp('made'), np.random.default_rng(0), []
+    t = np.arange(8000)/16000
+    for i in range(60):
+        e, speaker = i % 3, i//3 % 5
+        x = .2*np.sin(2*np.pi*(200 + 600*e + 20*speaker)*t) + (.002, .02, .1)[e]*rng.normal(size=len(t))
+        sf.write(d/f'{i:02d}.wav', x, 16000)
+        rows.append(dict(clip=f'made/{i:02d}', path=str(d/f'{i:02d}.wav'), corpus='made', speaker=f'made_{speaker}', gender=('male', 'female')[speaker % 2],
+                         emotion=EMOTIONS[e], intensity=None, sentence=None, repetition=i, language='en', duration=.5, sha=f'{i:016x}'))
+    torch.manual_seed(0)
+    torch.save(torchvision.models.squeezenet1_1(weights=None).state_dict(), d/'squeeze.pth')
+    return pd.DataFrame(rows), d
+
+@pytest.fixture(autouse=True)
+def cache(made, monkeypatch):
+    monkeypatch.setenv('SER_CACHE', str(made[1]/'cache'))
+
+def small(name, d, **kw):
+    "A recipe of the registry at a size that takes a second; two architectures, one with batch norm in its body."
+    size, arch = dict(cnn_transfer=('64', 'squeezenet1_1'), cnn_transfer_aug=('48-64', 'squeezenet1_1'), cnn_scratch_aug=('32-48', 'resnet18')).get(name, ('32', 'resnet18'))
+    r = X.adapt(X.RECIPES[name], arch, d/'squeeze.pth', size, 2 if name.endswith('aug') else 1)
+    return replace(r, **dict(seconds=.5, hidden=8, bs=16, shares=(.5, .5) if len(r.sizes) == 2 else (1.,)) | kw)
+
+def trained(made, name, seed=0, protocol='loso', **kw):
+    df, d = made
+    s = split(df, protocol)
+    r = small(name, d, **kw)
+    return X.train(df, r, s, seed, d/'squeeze.pth'), s, r
+
+@pytest.mark.parametrize('name', X.RECIPES)
+def test_end_to_end(made, name):
+    df, d = made
+    t, s, r = trained(made, name)
+    P = t.predict_proba(s.test)
+    assert t.labels == list(EMOTIONS) and P.shape == (len(s.test), 3) and (P >= 0).all() and np.allclose(P.sum(1), 1, atol=1e-5) and t.n_params > 0
+    assert np.allclose(t.predict_proba(s.test[::-1])[::-1], P, atol=1e-4)                    # rows come back in the order asked for
+    assert np.array_equal(t.predict_proba(s.test), P)                                        # and are not augmented
+    assert np.array_equal(trained(made, name)[0].predict_proba(s.test), P)                   # the seed is all the chance there is
+    if name == 'svm':
+        assert t.curves is None and metrics(T.prediction_frame(df, s.test, P, t.labels))['accuracy'] > .9
+        return
+    if name == 'lstm': assert not np.allclose(trained(made, name, seed=1)[0].predict_proba(s.test), P)
+    c = t.curves
+    assert list(c.epoch) == list(range(r.epochs)) and np.isfinite(c.to_numpy(float)).all()
+    loss = lambda rows: -np.log(t.predict_proba(rows)[np.arange(len(rows)), df.emotion.iloc[rows].map(t.labels.index)]).mean()
+    assert c.train_clean_loss.iloc[-1] == pytest.approx(loss(s.train), rel=1e-3)             # the clean loss is of unmixed clips
+    assert c.valid_loss.iloc[-1] == pytest.approx(loss(s.valid), rel=1e-3)
+    assert isinstance(t.model.loss_func, CrossEntropyLossFlat) and not any(isinstance(cb, T.Curves) for cb in t.model.cbs)
+
+def test_a_network_learns_and_labels_are_in_place(made):
+    "Labels that are not in alphabetical order, so that a mix-up of columns shows."
+    df, d = made
+    t, s, _ = trained(made, 'lstm', bs=8, lr=2e-2)
+    learn = t.model
+    with learn.no_logging(): learn.fit_one_cycle(8, 2e-2)
+    p = T.prediction_frame(df, s.test, t.predict_proba(s.test), t.labels)
+    assert list(p) == ['clip', 'truth', *EMOTIONS] and metrics(p)['accuracy'] > .9
+
+def test_channels_last_changes_nothing_that_is_learned(made, monkeypatch):
+    fast = trained(made, 'cnn_scratch_aug')[0]
+    monkeypatch.setattr(T, 'speed_cbs', lambda device: [])
+    plain, s, _ = trained(made, 'cnn_scratch_aug')
+    assert np.abs(fast.predict_proba(s.test) - plain.predict_proba(s.test)).max() < .02
+    assert fast.model.model[0][0].weight.is_contiguous(memory_format=torch.channels_last)
+
+def test_tiny_corpora(made):
+    df, d = made
+    tiny = df[:9].reset_index(drop=True)                                                     # three clips of each class
+    for name in 'svm', 'lstm', 'cnn_scratch_aug':
+        t = X.train(tiny, small(name, d), s := split(tiny, 'paper'))
+        assert len(s.train) == 3 and t.predict_proba(s.test).shape == (3, 3)
+    two = df[df.emotion != 'sad'].reset_index(drop=True)
+    for name in 'svm', 'lstm': assert X.train(two, small(name, d), split(two, 'loso')).predict_proba(np.arange(5)).shape == (5, 2)
+    one = df[df.emotion == 'sad'].reset_index(drop=True)
+    for name in 'svm', 'lstm':
+        with pytest.raises(SerError, match='every clip is sad'): X.train(one, small(name, d), split(one, 'loso'))
+
+def test_weights_are_called_what_they_are(made, tmp_path):
+    df, d = made
+    imagenet = replace(small('cnn_transfer', d), weights='imagenet')
+    run = X.run_one(df, imagenet, 'loso', weights=d/'squeeze.pth', results=tmp_path)         # the file counts, not the recipe's word
+    assert read_run(run, tmp_path)['weights'] == X.weights_name(d/'squeeze.pth') and str(d) not in json.dumps(read_run(run, tmp_path))
+    with pytest.raises(SerError, match='squeeze@.*pass its file'): X.train(df, small('cnn_transfer', d), split(df, 'loso'))
+    with pytest.raises(SerError, match='gone.pth does not exist'): X.run_grid(df, [imagenet], ['loso'], weights=d/'gone.pth', results=tmp_path)
+
+def test_options(made):
+    _, d = made
+    with pytest.raises(SerError, match='is no image size'): X.adapt(X.RECIPES['cnn_scratch'], size='big')
+    with pytest.raises(SerError, match='2 sizes and 1 shares'): T.stages(Recipe('r', sizes=(64, 96)))
+    with pytest.raises(SerError, match='unknown statistic "median"; known: mean'): trained(made, 'svm', stats='median')
+
+@pytest.fixture
+def counted(monkeypatch):
+    "How often a model was trained, and a switch that interrupts the third time."
+    seen, stop = [], [None]
+    def svm(df, features, s, recipe, seed, weights):
+        if stop[0] == len(seen): raise KeyboardInterrupt
+        seen.append((recipe.name, seed, tuple(s.test)))
+        return svm.real(df, features, s, recipe, seed, weights)
+    svm.real = X.TRAINERS['svm']
+    monkeypatch.setitem(X.TRAINERS, 'svm', svm)
+    return seen, stop
+
+def test_a_killed_grid_goes_on(made, tmp_path, counted):
+    df, _ = made
+    seen, stop = counted
+    grid = lambda: X.run_grid(df, [X.RECIPES['svm']], ['loso', 'paper'], results=tmp_path)
+    stop[0] = 3
+    with pytest.raises(KeyboardInterrupt): grid()
+    assert len(seen) == 3 == len(pd.read_csv(tmp_path/'runs.csv'))
+    stop[0] = None
+    rows = grid()
+    assert len(rows) == len(seen) == 6 and len(set(seen)) == 6 and set(rows.status) == {'done'}  # three were there, three more
+    before = {f: f.read_bytes() for f in tmp_path.rglob('*.*') if f.suffix in ('.csv', '.json')}
+    assert set(grid().status) == {'done'} and len(seen) == 6                                  # nothing is run again
+    assert before == {f: f.read_bytes() for f in tmp_path.rglob('*.*') if f.suffix in ('.csv', '.json')}
+    assert len(load_predictions(rows.run[rows.protocol == 'loso'], results=tmp_path)) == len(df)
+
+def test_a_failed_run_is_recorded_and_the_grid_goes_on(made, tmp_path, counted, monkeypatch):
+    df, d = made
+    monkeypatch.setattr(torch.hub, 'get_dir', lambda: str(tmp_path/'hub'))
+    def no_network(url, path): raise SerError('no network')
+    monkeypatch.setattr(cnn, 'fetch', no_network); cnn._fetch.cache_clear()
+    transfer = replace(small('cnn_transfer', d), weights='imagenet')
+    rows = X.run_grid(df, [transfer, X.RECIPES['svm']], ['loso'], folds=[0], results=tmp_path)
+    assert list(rows.status) == ['failed', 'done']
+    runs = load_runs(tmp_path).set_index('recipe')
+    assert list(runs.status) == ['failed', 'done'] and 'no network' in runs.error['cnn_transfer'] and 'pass --weights' in rows.error[0]
+    assert not (tmp_path/'predictions'/f'{rows.run[0]}.csv').exists()
+    def broken(*args): raise RuntimeError(f'out of memory in {X.Path.home()}/x')
+    monkeypatch.setitem(X.TRAINERS, 'lstm', broken)
+    rows = X.run_grid(df, [small('lstm', d), X.RECIPES['svm']], ['loso'], folds=[0, 1], results=tmp_path)
+    assert list(rows.status) == ['failed', 'done']*2 and rows.error[0] == 'RuntimeError: out of memory in ~/x'
+    monkeypatch.undo()
+    monkeypatch.setenv('SER_CACHE', str(d/'cache'))
+    assert list(X.run_grid(df, [small('lstm', d)], ['loso'], folds=[0], results=tmp_path).status) == ['done']  # what failed may be tried again
+    assert read_run(rows.run[0], tmp_path)['error'] is None
+
+def test_a_sweep_repeats_nothing_and_looks_at_no_test_clip(made, tmp_path, counted):
+    df, _ = made
+    recipes = [replace(X.RECIPES['svm'], C=c) for c in (1., 10.)]
+    sweep = lambda rs, fold=1: X.sweep(df, rs, 'loso', fold, name='c', results=tmp_path)
+    assert len(sweep(recipes[:1])) == 1 and len(sweep(recipes)) == 2 and len(counted[0]) == 2
+    assert len(sweep(recipes, fold=2)) == 4 and len(counted[0]) == 4                          # another split is another answer
+    assert not (tmp_path/'runs').exists()
+
+def test_without_git(monkeypatch):
+    def none(*args, **kw): raise FileNotFoundError('git')
+    monkeypatch.setattr(X.subprocess, 'run', none)
+    assert X.environment()['commit'] == ''
