@@ -4,46 +4,68 @@
 
 # %% auto #0
 __all__ = ['STYLE', 'BLUE', 'ORANGE', 'PAIRS', 'CNNS', 'Observation', 'OBSERVATIONS', 'CSS', 'Fig', 'FIGURES', 'REPO',
-           'SYNTHETIC', 'one_of_each', 'fig_spectrograms', 'fig_classes', 'fig_waveforms', 'tested', 'loss_pair',
-           'model_name', 'fig_losses', 'best_by_validation', 'fig_confusion', 'end_losses', 'pair_confusion',
-           'observations', 'table_html', 'headline', 'unseen_cost', 'observations_html', 'png', 'draw_figures',
-           'write_report']
+           'SYNTHETIC', 'NEIGHBOURS', 'styled', 'png', 'one_of_each', 'fig_spectrograms', 'fig_classes',
+           'fig_waveforms', 'tested', 'loss_pair', 'model_name', 'fig_losses', 'best_by_validation', 'fig_confusion',
+           'end_losses', 'pair_confusion', 'observations', 'table_html', 'headline', 'unseen_cost', 'observations_html',
+           'draw_figures', 'write_report']
 
-# %% ../nbs/11_report.ipynb #732d27ac
+# %% ../nbs/11_report.ipynb #e5d3dfe4
 import base64, io
 from collections import namedtuple
+from contextlib import contextmanager
 from pathlib import Path
 
-# %% ../nbs/11_report.ipynb #da5383b2
-import numpy as np, pandas as pd
+# %% ../nbs/11_report.ipynb #9a60175a
 import matplotlib.pyplot as plt
-from PIL import Image
-from fastcore.xml import (B, Body, Code, Div, Figcaption, Figure as Picture, H1, H2, H3, Head, Header, Html, Img, Li, Link, Main, Meta, P, Pre,
-                          Safe, Section, Small, Span, Style, Table, Tbody, Td, Th, Thead, Title, Tr, Ul, to_xml)
+import numpy as np, pandas as pd
+import PIL.Image as pil
+from fastcore.xml import (B, Body, Code, Div, Figcaption, Figure, H1, H2, H3, Head, Header, Html, Img, Li, Link, Main, Meta, P, Pre, Safe,
+                          Section, Small, Span, Style, Table, Tbody, Td, Th, Thead, Title, Tr, Ul, to_xml)
 
-# %% ../nbs/11_report.ipynb #113ee008
+# %% ../nbs/11_report.ipynb #46b1ad68
 from .audio import read_audio, trim_silence
 from .core import Recipe, SerError, atomic_write, label_order, repo_path
 from .corpora import CORPORA, plot_classes
-from .evaluate import confusion, counts, labels_of, metrics, plot_confusion, plot_curves, recall_by_class, resampled
+from .evaluate import accuracy, counts, labels_of, plot_confusion, plot_curves, recall_by_class, resampled, uar
 from .features import clip_features, feature_settings, plot_log_mel
 from .results import (MODEL, PAPER, RANDOM, load_clips, load_curves, load_predictions, load_runs, shared, show_table1, summarise,
                                 table1, to_markdown)
 from .splits import PROTOCOLS
 
-# %% ../nbs/11_report.ipynb #71d12f6e
+# %% ../nbs/11_report.ipynb #5685e563
 STYLE = {'font.size': 14, 'axes.titlesize': 15, 'axes.labelsize': 14, 'xtick.labelsize': 12.5, 'ytick.labelsize': 12.5, 'legend.fontsize': 13,
          'figure.titlesize': 17}
 BLUE, ORANGE = '#0072B2', '#D55E00'  # told apart by colour-blind eyes too (Okabe & Ito 2008)
 
+@contextmanager
+def styled(
+    width: float,  # inches
+    height: float
+):                 # yields a matplotlib figure
+    "A figure to draw on, in letters that are read from the back of a room."
+    fig = plt.figure(figsize=(width, height), layout='constrained')  # outside of `rc_context`, which undoes the choice of a backend
+    with plt.rc_context(STYLE): yield fig
+
+def png(
+    fig,             # a matplotlib figure
+    dpi: int = 110   # dots an inch
+) -> bytes:
+    "A figure as a small PNG of 256 colours, without a date or the name of a program; it is closed."
+    f, small = io.BytesIO(), io.BytesIO()
+    fig.savefig(f, format='png', dpi=dpi, facecolor='white', metadata={'Software': None})
+    plt.close(fig)
+    picture = pil.open(f).convert('RGB').quantize(256, pil.Quantize.MAXCOVERAGE, dither=pil.Dither.NONE)
+    picture.save(small, format='png', optimize=True)
+    return small.getvalue()
+
 # %% ../nbs/11_report.ipynb #8a3b984b
 def _titles(corpora): return ' and '.join(CORPORA[c].title if c in CORPORA else c for c in corpora.split(','))
 
-# %% ../nbs/11_report.ipynb #f1159fbe
+# %% ../nbs/11_report.ipynb #cc2a8be7
 def one_of_each(
     df: pd.DataFrame  # a corpus frame
 ) -> pd.DataFrame:    # one row an emotion, which is the index
-    "A clip of each emotion, of the speaker, sentence and repetition with most emotions and then the shortest clips; normal intensity before strong."
+    "A clip of each emotion, in the speaker, sentence and repetition with most emotions and then the shortest clips, normal before strong."
     n = df.groupby(['speaker', 'sentence', 'repetition'], dropna=False).ngroup()
     groups = df.groupby(n).agg(emotions=('emotion', 'nunique'), longest=('duration', 'max'))
     best = groups.sort_values(['emotions', 'longest'], ascending=[False, True], kind='stable').index[0]
@@ -55,7 +77,7 @@ def _who(r):
     known = {k: str(r[k]).removeprefix(f'{r.corpus}_') for k in ('speaker', 'sentence', 'repetition') if pd.notna(r[k])}
     return ', '.join([_titles(r.corpus), *(f'{k} {v}' for k, v in known.items())])
 
-# %% ../nbs/11_report.ipynb #1aafac34
+# %% ../nbs/11_report.ipynb #ccaf4ec7
 def fig_spectrograms(
     df: pd.DataFrame,       # a corpus frame, its recordings at hand
     recipe: Recipe = None   # whose log-mels; the default ones without it
@@ -64,8 +86,7 @@ def fig_spectrograms(
     settings, rows = feature_settings(recipe or Recipe('')), one_of_each(df)
     S = [s - s.max() for s in (clip_features(read_audio(p, settings['sr']), **settings) for p in rows.path)]
     scale = {k: settings[k] for k in ('sr', 'hop_length', 'fmax')}
-    with plt.rc_context(STYLE):
-        fig = plt.figure(figsize=(14, 10.5), layout='constrained')
+    with styled(14, 10.5) as fig:
         top, low = fig.subfigures(2, 1, height_ratios=(1, .35 + .65*-(-len(rows)//4)), hspace=.04)
         ax = plot_log_mel(S[0], top.subplots(), **scale, vmin=-80, vmax=0)
         ax.set(title=f'{_who(rows.iloc[0])}, {rows.index[0]}', xlabel='time, seconds', ylabel='frequency, kHz')
@@ -77,17 +98,16 @@ def fig_spectrograms(
         for ax in axs.flat: ax.set_facecolor(plt.get_cmap('magma')(0))
     return fig
 
-# %% ../nbs/11_report.ipynb #d814cf33
+# %% ../nbs/11_report.ipynb #298c533f
 def fig_classes(
     df: pd.DataFrame  # a corpus frame
 ):                    # a matplotlib figure
     "Figure 2: the class distribution, by corpus."
-    with plt.rc_context(STYLE):
-        fig = plt.figure(figsize=(12, 5.5), layout='constrained')
+    with styled(12, 5.5) as fig:
         plot_classes(df, fig.subplots())
     return fig
 
-# %% ../nbs/11_report.ipynb #3e50e096
+# %% ../nbs/11_report.ipynb #c179a3a4
 def fig_waveforms(
     df: pd.DataFrame,           # a corpus frame, its recordings at hand
     pair=('neutral', 'calm'),   # the emotions to set side by side
@@ -98,8 +118,7 @@ def fig_waveforms(
     if len(rows) < 2: raise SerError(f'no speaker of this corpus says the same sentence both {" and ".join(pair)}')
     xs = [trim_silence(read_audio(p, sr)) for p in rows.path]
     peak = max(abs(x).max() for x in xs)
-    with plt.rc_context(STYLE):
-        fig = plt.figure(figsize=(13, 6.5), layout='constrained')
+    with styled(13, 6.5) as fig:
         fig.suptitle(_who(rows.iloc[0]))
         axs = fig.subplots(2, 1, sharex=True, sharey=True)
         for ax, x, e, color in zip(axs, xs, rows.index, (BLUE, ORANGE)):
@@ -153,7 +172,7 @@ def model_name(
 
 def _number(n, what): return f'{n} {what}{"" if n == 1 else "s"}'
 
-# %% ../nbs/11_report.ipynb #b8eeb748
+# %% ../nbs/11_report.ipynb #592766fc
 def fig_losses(
     results=None,              # the results folder
     corpora: str = 'ravdess',  # whose clips
@@ -163,16 +182,15 @@ def fig_losses(
     runs = tested(results, corpora)
     p = next((p for p in protocols if {r for r in runs.recipe[runs.protocol == p]} & {a for _, a in PAIRS}), protocols[0])
     both, curves = loss_pair(runs[runs.protocol == p], results)
-    with plt.rc_context(STYLE):
-        fig = plt.figure(figsize=(13, 5.8), layout='constrained')
+    with styled(13, 5.8) as fig:
         axs = fig.subplots(1, 2, sharex=True, sharey=True)
         lines = [line.get_ydata() for ax in plot_curves(curves, axs) for line in ax.lines]
-        axs[0].set_ylim(0, 1.05*max(max(y[-1], min(y.max(), 4)) for y in lines))  # a spike at the start may leave the picture, the end never
+        axs[0].set_ylim(0, 1.05*max(max(y[-1], min(y.max(), 4)) for y in lines))  # a spike may leave the picture, the end never
         plain = both[~both.recipe.str.endswith('_aug')]
         fig.suptitle(f'{model_name(plain.iloc[0])}: {p} protocol, mean of {_number(len(plain), "run")} each')
     return fig
 
-# %% ../nbs/11_report.ipynb #6b47d9a7
+# %% ../nbs/11_report.ipynb #0d993906
 CNNS = [r for r in PAPER if r.startswith('cnn')]
 
 def best_by_validation(
@@ -181,12 +199,12 @@ def best_by_validation(
 ) -> pd.DataFrame:     # all runs of the winner
     "The model that validation chooses: by accuracy under a random protocol, by UAR under the others."
     runs = runs[runs.recipe.isin(recipes) & (runs.n_valid > 0)]
-    if not len(runs): raise SerError(f'none of {", ".join(recipes)} has been run')
+    if not len(runs): raise SerError(f'no {"CNN" if recipes == CNNS else "model"} has been run')
     model, same = runs.groupby(MODEL, dropna=False).ngroup(), shared(runs)
     score = (same if len(same) else runs)['valid_accuracy' if set(runs.protocol) <= set(RANDOM) else 'valid_uar'].astype(float)
     return runs[model == score.groupby(model).mean().idxmax()]
 
-# %% ../nbs/11_report.ipynb #1c0bb040
+# %% ../nbs/11_report.ipynb #bf943840
 def fig_confusion(
     results=None,              # the results folder
     corpora: str = 'ravdess',  # whose clips
@@ -197,15 +215,13 @@ def fig_confusion(
     runs = runs[runs.recipe.isin(CNNS) & (runs.n_valid > 0)]
     there = [p for p in protocols if p in set(runs.protocol)]
     if not there: raise SerError('no CNN has been run')
-    with plt.rc_context(STYLE):
-        fig = plt.figure(figsize=(9*len(there), 7.6), layout='constrained')
+    with styled(9*len(there), 7.6) as fig:
         for ax, p in zip(fig.subplots(1, len(there), squeeze=False).flat, there):
             best = best_by_validation(runs[runs.protocol == p], CNNS)
             pred = load_predictions(best.run, 'test', results)
-            m = 'accuracy' if p in RANDOM else 'uar'
+            said = f'known, test accuracy {accuracy(pred):.0%}' if p in RANDOM else f'unseen, test UAR {uar(pred):.0%}'
             plot_confusion(pred, ax)
-            ax.set_title(f'{p}: speakers {"known" if p in RANDOM else "unseen"}, test {m if m == "accuracy" else "UAR"} {metrics(pred)[m]:.0%}\n'
-                         f'{model_name(best.iloc[0])}, {_number(len(best), "run")}', fontsize=14)
+            ax.set_title(f'{p}: speakers {said}\n{model_name(best.iloc[0])}, {_number(len(best), "run")}', fontsize=14)
     return fig
 
 # %% ../nbs/11_report.ipynb #6ec8a8b3
@@ -249,7 +265,7 @@ def pair_confusion(
     mine = (r[..., i, j] + r[..., j, i])/2
     return mine, pairs.mean(-1), 1 + (pairs > mine[..., None]).sum(-1)
 
-# %% ../nbs/11_report.ipynb #47eabef7
+# %% ../nbs/11_report.ipynb #d88567e2
 def _answers(runs, results, needed):
     "Test answers of the best CNN, its counts, and counts in resamples."
     best = best_by_validation(runs, CNNS)
@@ -279,23 +295,28 @@ def _recalls(names, weak):
             mean = r.mean(-1, keepdims=True)
             return (r[..., i] < mean).all(-1) if weak else (r[..., i] > mean).all(-1)
         r = recall_by_class(pred)
-        told = ', '.join(f'{e} {r[e]:.0%}' for e in names) + f'; average {r.mean():.0%}, lowest {r.idxmin()} {r.min():.0%}, highest {r.idxmax()} {r.max():.0%}'
+        told = ', '.join(f'{e} {r[e]:.0%}' for e in names) + (
+            f'; average {r.mean():.0%}, lowest {r.idxmin()} {r.min():.0%}, highest {r.idxmax()} {r.max():.0%}')
         return told, bool(rule(cm)), f'{rule(boot).mean():.0%} of resamples'
     return test
 
 def _raw(runs, results): raise SerError('no recipe here reads raw waveforms')
 
-# %% ../nbs/11_report.ipynb #85eab65a
+# %% ../nbs/11_report.ipynb #028590a5
 Observation = namedtuple('Observation', 'what published rule test')
 OBSERVATIONS = [Observation(*o) for o in (
-    ('The LSTM overfits', 'training loss near 0.5, validation near 2.9', 'the validation loss ends above twice the training loss', _overfits),
-    ('Augmentation closes the gap between the losses', 'for the network with ImageNet weights', 'the gap at the end is less than half as large', _closes),
+    ('The LSTM overfits', 'training loss near 0.5, validation near 2.9',
+     'the validation loss ends above twice the training loss', _overfits),
+    ('Augmentation closes the gap between the losses', 'for the network with ImageNet weights',
+     'the gap at the end is less than half as large', _closes),
     ('Neutral and calm are confused', 'in the confusion matrix of the best network',
      'the best CNN mixes them up at least twice as often as an average pair', _confused),
-    ('Disgust and angry are the weak classes', 'of the best network', 'the recall of both lies below the average', _recalls(('disgust', 'angry'), True)),
-    ('Surprised, happy and calm are the strong classes', 'of the best network', 'the recall of all three lies above the average',
-     _recalls(('surprised', 'happy', 'calm'), False)),
-    ('A CNN on raw waveforms is less stable', 'tried and dropped', 'its training is less steady than that of a CNN on log-mels', _raw))]
+    ('Disgust and angry are the weak classes', 'of the best network',
+     'the recall of both lies below the average', _recalls(('disgust', 'angry'), True)),
+    ('Surprised, happy and calm are the strong classes', 'of the best network',
+     'the recall of all three lies above the average', _recalls(('surprised', 'happy', 'calm'), False)),
+    ('A CNN on raw waveforms is less stable', 'tried and dropped',
+     'its training is less steady than that of a CNN on log-mels', _raw))]
 
 # %% ../nbs/11_report.ipynb #3ce18199
 def observations(
@@ -313,14 +334,14 @@ def observations(
                              verdict='not run' if holds is None else 'holds' if holds else 'does not hold', holds_in=same))
     return pd.DataFrame(rows)
 
-# %% ../nbs/11_report.ipynb #04a25cb1
+# %% ../nbs/11_report.ipynb #658543c9
 CSS = '''
-:root { color-scheme: light dark; --ink:#1b1f24; --soft:#57606a; --page:#fff; --card:#f4f6f8; --line:#d5dae0; --blue:#005a9c; --warn:#8a3b00;
-  --warnbg:#fff1e5; --yes:#0b6b3a; --no:#8a3b00 }
+:root { color-scheme: light dark; --ink:#1b1f24; --soft:#57606a; --page:#fff; --card:#f4f6f8; --line:#d5dae0; --blue:#005a9c;
+  --warn:#8a3b00; --warnbg:#fff1e5; --yes:#0b6b3a; --no:#8a3b00 }
 @media (prefers-color-scheme: dark) { :root { --ink:#e6e9ec; --soft:#a3adb8; --page:#14171b; --card:#1e2329; --line:#39414a; --blue:#74b9f2;
   --warn:#ffb27a; --warnbg:#33231a; --yes:#5fcf94; --no:#ffb27a } }
 * { box-sizing:border-box }
-body { margin:0; background:var(--page); color:var(--ink); font:17px/1.55 system-ui,-apple-system,"Segoe UI",Roboto,"DejaVu Sans",sans-serif }
+body { margin:0; background:var(--page); color:var(--ink); font:17px/1.55 system-ui,"Segoe UI",Roboto,"DejaVu Sans",sans-serif }
 main { max-width:76rem; margin:auto; padding:1.5rem 1.25rem 4rem }
 h1 { font-size:clamp(1.6rem,4.5vw,2.4rem); line-height:1.2; margin:.6em 0 .3em }
 h2 { font-size:1.45rem; line-height:1.3; margin:2.2em 0 .5em }
@@ -334,7 +355,8 @@ pre { background:var(--card); padding:.9rem 1rem; border-radius:8px; overflow-x:
 .tile, .seen { background:var(--card); border-radius:10px; padding:1rem 1.2rem }
 .tile b { display:block; font-size:2.6rem; line-height:1.15; color:var(--blue) }
 .seen { margin:.8rem 0 } .seen p { margin:.35rem 0; max-width:none }
-.verdict { font-weight:700; white-space:nowrap } .holds { color:var(--yes) } .does-not-hold { color:var(--no) } .not-run { color:var(--soft) }
+.verdict { font-weight:700; white-space:nowrap }
+.holds { color:var(--yes) } .does-not-hold { color:var(--no) } .not-run { color:var(--soft) }
 .scroll { overflow-x:auto; margin:1rem 0 }
 table { border-collapse:collapse; font-size:.87rem; font-variant-numeric:tabular-nums; white-space:nowrap }
 th, td { padding:.42rem .5rem; text-align:right; border-bottom:1px solid var(--line) }
@@ -348,7 +370,9 @@ figure img { display:block; width:100%; min-width:40rem; max-width:70rem; backgr
 @media (max-width:40rem) { main { padding:1rem .9rem 3rem } tbody th, thead tr:last-child th:first-child { min-width:8.5rem } }
 '''
 
-# %% ../nbs/11_report.ipynb #ff1217e9
+# %% ../nbs/11_report.ipynb #53e34d19
+def _speakers(protocol): return 'never heard' if PROTOCOLS[protocol].unseen else 'known from training'
+
 def _group(col):
     "A column's protocol and the rest of its name."
     return col[1:].split('` ', 1) if col.startswith('`') else ['', col]
@@ -363,9 +387,9 @@ def table_html(
     df = df.drop(columns=[*about, *([] if published else ['published accuracy / F1'])])
     groups = pd.Series([_group(c)[0] for c in df])
     mark = lambda i: dict(cls='first') if groups[i] and groups[i] != groups[i-1] else {}
-    heads = [Th('', colspan=int((groups == '').sum()))] + [
-        Th(Code(g), f' protocol: speakers {"never heard" if PROTOCOLS[g].unseen else "known from training"}', colspan=int((groups == g).sum()), cls='group')
-        for g in groups.unique() if g]
+    wide = lambda g: int((groups == g).sum())
+    heads = [Th('', colspan=wide('')), *(Th(Code(g), f' protocol: speakers {_speakers(g)}', colspan=wide(g), cls='group')
+                                        for g in groups.unique() if g)]
     names = Tr(*(Th(_group(c)[1], scope='col', **mark(i)) for i, c in enumerate(df)))
     body = [Tr(Th(r[0], Small(', '.join(f'{v} {k}' if k in ('pixels', 'epochs') else v.split('@')[0] for k, v in about.iloc[i].items()
                                       if v not in ('–', 'svm', 'lstm', 'scratch', 'imagenet'))),
@@ -373,7 +397,7 @@ def table_html(
     why = [Li(f'{r.model}: {r.note}') for r in table[table.note.notna()].itertuples()]
     return [Div(Table(Thead(Tr(*heads), names), Tbody(*body)), cls='scroll', tabindex='0')] + ([P('Not run:'), Ul(*why)] if why else [])
 
-# %% ../nbs/11_report.ipynb #8b406555
+# %% ../nbs/11_report.ipynb #5b37f973
 def headline(
     runs,                          # facts of runs, as `tested` gives them
     results=None,                  # the results folder
@@ -382,10 +406,10 @@ def headline(
     "The test score of each protocol's best model, which validation has chosen."
     tiles = []
     for p in protocols:
-        if not (runs.protocol == p).any(): continue
+        if not ((runs.protocol == p) & (runs.n_valid > 0)).any(): continue
         best, m = best_by_validation(runs[runs.protocol == p]), 'accuracy' if p in RANDOM else 'uar'
         r = summarise(best, results, parts=['test']).iloc[0]
-        tiles.append(Div(f'Speakers {"known from training" if p in RANDOM else "never heard before"}', B(f'{r[m]:.1%}'),
+        tiles.append(Div(f'Speakers {_speakers(p)}', B(f'{r[m]:.1%}'),
                          'accuracy' if p in RANDOM else 'UAR, the mean recall of the emotions', ' (', Code(p), ' protocol)',
                          P(Small(f'95 % interval {100*r[f"{m}_lo"]:.0f} to {100*r[f"{m}_hi"]:.0f} on {r.n_clips} test clips; '
                                  f'{model_name(best.iloc[0])}, chosen on validation')), cls='tile'))
@@ -399,9 +423,10 @@ def unseen_cost(
     lost = (100*(table.paper_uar - table.emobox_uar).dropna()).round().astype(int)
     if not len(lost): return ''
     span = f'between {lost.min()} and {lost.max()}' if len(lost) > 1 else f'{lost.iloc[0]}'
-    return f'Going from known to unseen speakers costs {span} points of UAR ({_number(len(lost), "model")} of the table).'.replace('-', '−')
+    told = f'Going from known to unseen speakers costs {span} points of UAR ({_number(len(lost), "model")} of the table).'
+    return told.replace('-', '−')
 
-# %% ../nbs/11_report.ipynb #8281f6f8
+# %% ../nbs/11_report.ipynb #0ebae49c
 def observations_html(
     seen,                   # as `observations` gives it
     published: bool = True  # show what the paper says?
@@ -409,34 +434,25 @@ def observations_html(
     "The paper's observations as cards."
     cards = []
     for what, g in seen.groupby('observation', sort=False):
-        lines = g[['protocol', 'measured', 'verdict', 'holds_in']] if g.verdict.ne('not run').any() or g.measured.nunique() > 1 else g[['measured', 'verdict', 'holds_in']].head(1).assign(protocol='')
+        if (g.verdict == 'not run').all() and g.measured.nunique() == 1: g = g.head(1).assign(protocol='')
         said = f'The paper: {g.published.iloc[0]}. ' if published else ''
-        cards.append(Div(H3(what), P(f'{said}Asked here: {g.rule.iloc[0]}.', cls='soft'), *(P(
-            *([Code(r.protocol), ' '] if r.protocol else []), Span(r.verdict, cls=f'verdict {r.verdict.replace(" ", "-")}'), f': {r.measured}',
-            *([Small(f' (holds in {r.holds_in})')] if r.holds_in else [])) for r in lines.itertuples()), cls='seen'))
+        lines = [P(Code(r.protocol), ' ', Span(r.verdict, cls=f'verdict {r.verdict.replace(" ", "-")}'), f': {r.measured}',
+                   Small(f' (holds in {r.holds_in})' if r.holds_in else '')) for r in g.itertuples()]
+        cards.append(Div(H3(what), P(f'{said}Asked here: {g.rule.iloc[0]}.', cls='soft'), *lines, cls='seen'))
     return cards
 
-# %% ../nbs/11_report.ipynb #ab12b973
+# %% ../nbs/11_report.ipynb #711a3857
 Fig = namedtuple('Fig', 'caption audio draw')  # draw takes a corpus frame where `audio`, else results and corpora
 FIGURES = {
-    1: Fig('Log-mel spectrograms: time to the right, pitch upwards, light is loud. One voice says one sentence, in each emotion below.', True, fig_spectrograms),
+    1: Fig('Log-mel spectrograms: time to the right, pitch upwards, light is loud. One voice says one sentence, in each emotion below.',
+           True, fig_spectrograms),
     2: Fig('How many clips there are of each emotion, by corpus.', True, fig_classes),
-    3: Fig('Loss on training and on validation clips by epoch, of the same network without and with augmentation. The shaded gap is what it learnt by heart.',
-           False, fig_losses),
-    4: Fig('What the best CNN (by validation) answered for the test clips of each emotion: a row adds up to 100 %, the right answers lie on the diagonal.',
-           False, fig_confusion),
-    5: Fig('A neutral and a calm utterance of one speaker, in the same words and on the same scale, silence trimmed.', True, fig_waveforms)}
-
-def png(
-    fig,             # a matplotlib figure
-    dpi: int = 110   # dots an inch
-) -> bytes:
-    "A figure as a small PNG of 256 colours, without a date or the name of a program; it is closed."
-    f, small = io.BytesIO(), io.BytesIO()
-    fig.savefig(f, format='png', dpi=dpi, facecolor='white', metadata={'Software': None})
-    plt.close(fig)
-    Image.open(f).convert('RGB').quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(small, format='png', optimize=True)
-    return small.getvalue()
+    3: Fig('Loss on training and on validation clips by epoch, of the same network without and with augmentation. '
+           'The shaded gap is what it learnt by heart.', False, fig_losses),
+    4: Fig('What the best CNN (by validation) answered for the test clips of each emotion: a row adds up to 100 %, '
+           'the right answers lie on the diagonal.', False, fig_confusion),
+    5: Fig('A neutral and a calm utterance of one speaker, in the same words and on the same scale, silence trimmed.',
+           True, fig_waveforms)}
 
 def draw_figures(
     results=None,              # the results folder
@@ -452,23 +468,25 @@ def draw_figures(
             except SerError as e: missing[i] = str(e)
     return there, missing
 
-# %% ../nbs/11_report.ipynb #d64ba7bf
+# %% ../nbs/11_report.ipynb #ff485c70
 REPO = 'https://github.com/ser-fastai/ser_fastai'
 SYNTHETIC = ('These figures are of a synthetic corpus: its voices are computed, nobody was recorded, and its figures say nothing about people. '
              'They show that everything runs from sound to table.')
 
+NEIGHBOURS = ('The published figures are of the paper\'s 96 validation clips of RAVDESS and SAVEE, so they are neighbours and no yardstick '
+              'to the last point.')
+
 def _made_with(runs):
     "Libraries, device and time of the runs."
-    libs = sorted({f'{k} {v}' for d in runs.versions.dropna() for k, v in d.items()})
-    return P(f'{_number(len(runs), "run")}, {_number(round(runs.seconds.sum()/60), "minute")} of training and scoring on {", ".join(sorted(set(runs.device.dropna())))}. '
-             f'{", ".join(libs)}.', cls='soft')
+    libs, devices = sorted({f'{k} {v}' for d in runs.versions.dropna() for k, v in d.items()}), sorted(set(runs.device.dropna()))
+    minutes = _number(round(runs.seconds.sum()/60), 'minute')
+    return P(f'{_number(len(runs), "run")}, {minutes} of training and scoring on {", ".join(devices)}. {", ".join(libs)}.', cls='soft')
 
 def _real_table(results, corpora='ravdess'):
     "The real table with the paper's figures, and what became of the paper's observations."
-    runs = tested(results, corpora)
-    if not len(runs): return [P('The results on real speech are not at hand; they are committed in ', Code(f'{REPO}/tree/main/results'), '.')]
-    return [P(f'Measured on {_titles(corpora)}. The published figures are of the paper\'s 96 validation clips of RAVDESS and SAVEE, so they are neighbours '
-              'and no yardstick to the last point.'), *table_html(table1(results, corpora=corpora)),
+    if not len(tested(results, corpora)):
+        return [P('The results on real speech are not at hand; they are committed in ', Code(f'{REPO}/tree/main/results'), '.')]
+    return [P(f'Measured on {_titles(corpora)}. {NEIGHBOURS}'), *table_html(table1(results, corpora=corpora)),
             H3('The paper\'s observations on real speech'), *observations_html(observations(results, corpora))]
 
 # %% ../nbs/11_report.ipynb #24d39538
@@ -501,25 +519,31 @@ def write_report(
     except OSError as e: raise SerError(f'{out} cannot be written ({e.strerror}); name another folder for the report') from e
     return out/'index.html'
 
-# %% ../nbs/11_report.ipynb #44adcf68
+# %% ../nbs/11_report.ipynb #2acffb07
 def _page(title, corpora, results, runs, table, pictures, missing, seen, notes, synth, committed):
     "The page as text."
-    picture = lambda i: Picture(Div(Img(src=f'data:image/png;base64,{base64.b64encode(pictures[i]).decode()}', alt=FIGURES[i].caption), cls='scroll'),
-                                Figcaption(B(f'Figure {i}. '), FIGURES[i].caption))
-    rows = [('Result', [*headline(runs, results), P(unseen_cost(table))]),
-            ('Table 1', [P('In percent, with 95 % intervals in brackets. Under ', Code('paper'), ' validation and test clips are pooled; UAR is the unweighted '
-                           'average recall of the emotions.' + ('' if synth else ' The published figures are of the paper\'s 96 validation clips of RAVDESS and '
-                           'SAVEE, so they are neighbours and no yardstick to the last point.')), *table_html(table, not synth)])]
-    if notes: rows.append(('What was shrunk to end within minutes' if synth else 'Notes', [Ul(*map(Li, notes))]))
-    if synth: rows.append(('Table 1 on real speech', _real_table(committed or repo_path()/'results')))
-    rows += [('Figures', [*map(picture, sorted(pictures)), *([P('Left out:'), Ul(*(Li(f'Figure {i}: {why}') for i, why in missing.items()))] if missing else [])]),
-             ('The paper\'s observations' + (', asked of the synthetic corpus' if synth else ''), observations_html(seen, not synth)),
-             ('How to reproduce', [Pre(f'git clone {REPO} && cd ser_fastai\nmake reproduce' + ('' if synth else f' DATA=DIR CORPORA={corpora}')),
-                                   *([P('The same at full size, with the real recordings in a folder: ', Code('make reproduce DATA=DIR'))] if synth else []),
-                                   P('The page can be drawn again from the stored results with ', Code('ser_report'), '.'), _made_with(runs)])]
-    lead = [P(SYNTHETIC, cls='caution')] if synth else [P(f'Models that hear a short utterance and say its emotion, trained and scored on {_titles(corpora)}. '
-        'The actors speak given sentences in given emotions; what is measured here does not carry over to how people feel.')]
+    about = f'Models that hear a short utterance and say its emotion, trained and scored on {_titles(corpora)}.'
+    if set(corpora.split(',')) <= set(CORPORA):
+        about += ' The emotions are acted: what is measured on them does not carry over to what people feel.'
+    how = ['In percent, with 95 % intervals in brackets. Under ', Code('paper'), ' validation and test clips are pooled; UAR is the '
+           'unweighted average recall of the emotions.' + ('' if synth else f' {NEIGHBOURS}')]
+    source = {i: f'data:image/png;base64,{base64.b64encode(data).decode()}' for i, data in pictures.items()}
+    figures = [Figure(Div(Img(src=source[i], alt=FIGURES[i].caption), cls='scroll'), Figcaption(B(f'Figure {i}. '), FIGURES[i].caption))
+               for i in sorted(source)]
+    if missing: figures += [P('Left out:'), Ul(*(Li(f'Figure {i}: {why}') for i, why in missing.items()))]
+    again = [Pre(f'git clone {REPO} && cd ser_fastai\nmake reproduce' + ('' if synth else f' DATA=DIR CORPORA={corpora}'))]
+    if synth: again.append(P('The same at full size, with the real recordings in a folder: ', Code('make reproduce DATA=DIR')))
+    again += [P('The page can be drawn again from the stored results with ', Code('ser_report'), '.'), _made_with(runs)]
+    parts = {
+        'Result': [*headline(runs, results), P(unseen_cost(table))],
+        'Table 1': [P(*how), *table_html(table, not synth)],
+        'What was shrunk to end within minutes' if synth else 'Notes': [Ul(*map(Li, notes))] if notes else [],
+        'Table 1 on real speech': _real_table(committed or repo_path()/'results') if synth else [],
+        'Figures': figures,
+        'The paper\'s observations' + (', asked of the synthetic corpus' if synth else ''): observations_html(seen, not synth),
+        'How to reproduce': again}
     return to_xml(Html(
         Head(Meta(charset='utf-8'), Meta(name='viewport', content='width=device-width, initial-scale=1'), Link(rel='icon', href='data:,'),
              Title(title), Style(Safe(CSS))),
-        Body(Main(Header(H1(title), *lead), *(Section(H2(h), *parts) for h, parts in rows))), lang='en'), indent=False) + '\n'
+        Body(Main(Header(H1(title), P(SYNTHETIC, cls='caution') if synth else P(about)),
+                  *(Section(H2(heading), *part) for heading, part in parts.items() if part))), lang='en'), indent=False) + '\n'
