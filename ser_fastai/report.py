@@ -172,7 +172,7 @@ def model_name(
 
 def _number(n, what): return f'{n} {what}{"" if n == 1 else "s"}'
 
-# %% ../nbs/11_report.ipynb #592766fc
+# %% ../nbs/11_report.ipynb #3dec7d1c
 def fig_losses(
     results=None,              # the results folder
     corpora: str = 'ravdess',  # whose clips
@@ -182,6 +182,8 @@ def fig_losses(
     runs = tested(results, corpora)
     p = next((p for p in protocols if {r for r in runs.recipe[runs.protocol == p]} & {a for _, a in PAIRS}), protocols[0])
     both, curves = loss_pair(runs[runs.protocol == p], results)
+    plain_title = next(iter(curves))  # no dotted line of augmented clips where nothing is augmented
+    curves[plain_title] = curves[plain_title].assign(train_loss=lambda c: c.train_clean_loss.fillna(c.train_loss))
     with styled(13, 5.8) as fig:
         axs = fig.subplots(1, 2, sharex=True, sharey=True)
         lines = [line.get_ydata() for ax in plot_curves(curves, axs) for line in ax.lines]
