@@ -73,7 +73,7 @@ def resample(
     "Change the rate of a signal with soxr at high quality."
     return x if sr_from == sr else soxr.resample(x, sr_from, sr, quality='HQ')
 
-# %% ../nbs/01_audio.ipynb #a88dcede
+# %% ../nbs/01_audio.ipynb #427350c2
 def read_audio(
     path,                         # an audio file
     sr: int = 16000,              # wanted rate, Hz
@@ -81,7 +81,7 @@ def read_audio(
 ) -> np.ndarray:                  # (n,) float32
     "Read, mix to mono, resample and check: what every feature starts from."
     x, sr_file = decode(path, max_seconds)
-    return check_audio(resample(x.mean(1), sr_file, sr), sr, path)
+    return check_audio(resample(x[:, 0] if x.shape[1] == 1 else x.mean(1), sr_file, sr), sr, path)
 
 # %% ../nbs/01_audio.ipynb #04dc2e46
 def check_audio(

@@ -24,7 +24,7 @@ from threadpoolctl import threadpool_limits
 from .audio import fix_length, read_audio, trim_silence
 from .core import Recipe, SerError, atomic_write, cache_path, hash_of, progress
 
-# %% ../nbs/04_features.ipynb #ee7f43cd
+# %% ../nbs/04_features.ipynb #cb0291fa
 @lru_cache
 def mel_filters(
     sr: int,     # rate, Hz
@@ -38,7 +38,17 @@ def mel_filters(
 @lru_cache
 def _window(n_fft): return librosa.filters.get_window('hann', n_fft, fftbins=True)
 
-# %% ../nbs/04_features.ipynb #9701fe4a
+@lru_cache
+def _quarters(*setting):
+    "The bank in four parts: which bands, which frequencies, and the weights between them."
+    filters, parts = mel_filters(*setting), []
+    for bands in np.array_split(np.arange(len(filters)), 4):
+        if len(heard := np.flatnonzero(filters[bands].any(0))):
+            bands, bins = slice(bands[0], bands[-1] + 1), slice(heard[0], heard[-1] + 1)
+            parts.append((bands, bins, np.ascontiguousarray(filters[bands, bins].T)))
+    return parts
+
+# %% ../nbs/04_features.ipynb #d81b7f56
 def mel_power(
     x: np.ndarray,         # mono samples (n,)
     sr: int = 16000,       # rate, Hz
@@ -50,21 +60,28 @@ def mel_power(
     "Mel power spectrogram, as `librosa.feature.melspectrogram` defines it."
     x = np.pad(np.asarray(x, 'float32'), n_fft//2)
     frames = np.lib.stride_tricks.sliding_window_view(x, n_fft)[::hop_length]
-    filters, out = mel_filters(sr, n_fft, n_mels, fmax), np.empty((n_mels, len(frames)), 'float32')
-    for i in range(0, len(frames), 64):
-        spec = rfft(frames[i:i + 64]*_window(n_fft)).astype('complex64')
-        out[:, i:i + 64] = filters @ (np.square(spec.real) + np.square(spec.imag)).T
-    return out
+    out = np.zeros((len(frames), n_mels), 'float32')
+    for i in range(0, len(frames), 512):
+        some = frames[i:i + 512]
+        power = np.concatenate([_power(some[j:j + 64]) for j in range(0, len(some), 64)])
+        for bands, bins, weights in _quarters(sr, n_fft, n_mels, fmax): np.matmul(power[:, bins], weights, out=out[i:i + 512, bands])
+    return out.T
 
-# %% ../nbs/04_features.ipynb #be05b6e8
+def _power(frames):
+    spec = rfft(frames*_window(frames.shape[1])).astype('complex64')
+    return np.square(spec.real) + np.square(spec.imag)
+
+# %% ../nbs/04_features.ipynb #35e129f6
 def log_mel(
     x: np.ndarray,         # mono samples (n,)
     top_db: float = 80.,   # what is quieter than the peak by more is cut off, dB
     **kwargs               # as for `mel_power`
 ) -> np.ndarray:           # (n_mels, 1 + n//hop_length), float32, dB
     "Log-mel spectrogram in decibels, as `librosa.power_to_db` defines them."
-    db = 10*np.log10(np.maximum(mel_power(x, **kwargs), 1e-10))
-    return np.maximum(db, db.max() - top_db)
+    db = np.maximum(mel_power(x, **kwargs), 1e-10)
+    np.log10(db, out=db)
+    db *= 10
+    return np.maximum(db, db.max() - top_db, out=db)
 
 # %% ../nbs/04_features.ipynb #152667ff
 def mfcc(
