@@ -17,8 +17,8 @@ warnings.filterwarnings('ignore', message='.*torch.jit.script.*')
 import pandas as pd
 from fastcore.script import Param, call_parse, store_true
 
-# %% ../nbs/60_cli.ipynb #e8a8c67a
-from .core import SerError, atomic_write, data_path, known, repo_path, results_path
+# %% ../nbs/60_cli.ipynb #ade22e00
+from .core import SerError, data_path, known, repo_path, results_path
 from .corpora import CORPORA, class_table, describe, download, load_any, load_corpus
 
 # %% ../nbs/60_cli.ipynb #f8f67edd

@@ -104,7 +104,7 @@ def _valid_speakers(df, rest, seed):
     picks = [rng.choice(g) for g in groups] if len(groups) == 2 else rng.choice(left.speaker.tolist(), min(2, len(left) - 1), replace=False)
     return rest[df.speaker.iloc[rest].isin(picks[:len(left) - 1])]
 
-# %% ../nbs/05_splits.ipynb #6573ca81
+# %% ../nbs/05_splits.ipynb #c35b3950
 def split(
     df: pd.DataFrame,  # a corpus frame
     protocol: str,     # a name from `PROTOCOLS`
@@ -113,6 +113,7 @@ def split(
 ) -> Split:            # positions of the rows: train, valid, test
     "Deal the clips of a frame."
     p = PROTOCOLS[known(protocol, PROTOCOLS, 'protocol')]
+    if df.emotion.nunique() < 2: raise SerError(f'every clip is {df.emotion.iloc[0]}: a model needs two classes to tell apart.')
     n = p.folds(df)
     if not 0 <= fold < n: raise SerError(f'{protocol} has the folds 0 to {n - 1} on this corpus, not {fold}.')
     test = np.sort(p.test(df, fold, seed))
