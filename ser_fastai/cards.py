@@ -8,11 +8,11 @@ __all__ = ['CITE', 'ABOUT', 'data_of', 'licence_of', 'in_words', 'licence_text',
 # %% ../nbs/49_cards.ipynb #e2cabcd8
 import pandas as pd
 
-# %% ../nbs/49_cards.ipynb #42257358
+# %% ../nbs/49_cards.ipynb #6cfeaa60
 from .core import Recipe, SerError, results_path
 from .corpora import CORPORA
 from .evaluate import recall_by_class
-from .results import load_predictions, load_runs, summarise, to_markdown
+from .results import RANDOM, load_predictions, load_runs, summarise, to_markdown
 from .splits import PROTOCOLS
 
 # %% ../nbs/49_cards.ipynb #2278cc90
@@ -68,7 +68,7 @@ def licence_text(
         'Attribution', *[f'- {a}' for a in licence.get('attribution', [])], '',
         'What was changed: the recordings were turned into spectrograms and a classifier was trained on these; no sound is in this folder.']) + '\n'
 
-# %% ../nbs/49_cards.ipynb #4dbc2ff7
+# %% ../nbs/49_cards.ipynb #d0fda05b
 def scores_of(
     recipe,        # a `Recipe`, or the name of one
     results=None,  # the results folder
@@ -83,10 +83,10 @@ def scores_of(
     if table.protocol.duplicated().any():
         raise SerError(f'{results_path(results)} holds several models or corpora under the name {name}: pass the recipe itself and its corpora.')
     for row in table.to_dict('records'):
-        protocol, unseen = row['protocol'], PROTOCOLS[row['protocol']].unseen
+        protocol, unseen = row['protocol'], 'speaker' in PROTOCOLS[row['protocol']].unseen
         pred = load_predictions(runs.run[runs.protocol == protocol], results=results)
         out[protocol] = dict(corpora=row['corpora'], unseen_speakers=unseen, folds=row['folds'], seeds=row['seeds'], clips=int(row['n_clips']),
-            speakers=int(row['n_speakers']), interval=f'95 %, {"bootstrap over speakers" if unseen else "over clips"}',
+            speakers=int(row['n_speakers']), interval=f'95 %, {"over clips" if protocol in RANDOM else "bootstrap over speakers"}',
             **{k: round(float(v), 4) for k, v in row.items() if k.startswith(('accuracy', 'uar', 'macro_f1')) and pd.notna(v)},
             recall=recall_by_class(pred).dropna().round(3).to_dict())
     return out

@@ -206,7 +206,7 @@ def best_by_validation(
     score = (same if len(same) else runs)['valid_accuracy' if set(runs.protocol) <= set(RANDOM) else 'valid_uar'].astype(float)
     return runs[model == score.groupby(model).mean().idxmax()]
 
-# %% ../nbs/11_report.ipynb #bf943840
+# %% ../nbs/11_report.ipynb #e1eb8be8
 def fig_confusion(
     results=None,              # the results folder
     corpora: str = 'ravdess',  # whose clips
@@ -221,7 +221,8 @@ def fig_confusion(
         for ax, p in zip(fig.subplots(1, len(there), squeeze=False).flat, there):
             best = best_by_validation(runs[runs.protocol == p], CNNS)
             pred = load_predictions(best.run, 'test', results)
-            said = f'known, test accuracy {accuracy(pred):.0%}' if p in RANDOM else f'unseen, test UAR {uar(pred):.0%}'
+            said = 'unseen' if 'speaker' in PROTOCOLS[p].unseen else 'known'
+            said += f', test accuracy {accuracy(pred):.0%}' if p in RANDOM else f', test UAR {uar(pred):.0%}'
             plot_confusion(pred, ax)
             ax.set_title(f'{p}: speakers {said}\n{model_name(best.iloc[0])}, {_number(len(best), "run")}', fontsize=14)
     return fig
@@ -372,8 +373,8 @@ figure img { display:block; width:100%; min-width:40rem; max-width:70rem; backgr
 @media (max-width:40rem) { main { padding:1rem .9rem 3rem } tbody th, thead tr:last-child th:first-child { min-width:8.5rem } }
 '''
 
-# %% ../nbs/11_report.ipynb #53e34d19
-def _speakers(protocol): return 'never heard' if PROTOCOLS[protocol].unseen else 'known from training'
+# %% ../nbs/11_report.ipynb #6d2f3cfb
+def _speakers(protocol): return 'never heard' if 'speaker' in PROTOCOLS[protocol].unseen else 'known from training'
 
 def _group(col):
     "A column's protocol and the rest of its name."
