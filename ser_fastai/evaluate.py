@@ -189,7 +189,7 @@ def spread(
     scores = pd.Series(metric(counts(pred, by)))
     return scores.agg(['mean', 'std', 'min', 'max', 'count']).set_axis(['mean', 'sd', 'min', 'max', 'n'])
 
-# %% ../nbs/09_evaluate.ipynb #1006a18e
+# %% ../nbs/09_evaluate.ipynb #b72ee230
 def _both(a, b):
     "Refuse rows that do not belong together; `paired` brings them into order."
     same = len(a) == len(b) and all((a[k].to_numpy() == b[k].to_numpy()).all() for k in ('clip', 'truth', 'pair') if k in a and k in b)
@@ -210,7 +210,7 @@ def paired(
     ka, kb = (pd.MultiIndex.from_frame(x[keys]) for x in (a, b))
     for k, other, name in ((ka, kb, 'first'), (kb, ka, 'second')):
         if k.has_duplicates:
-            raise SerError(f'the {name} system answers {k[k.duplicated()][0][-1]} twice; tell its answers apart with a column pair, e.g. fold and seed')
+            raise SerError(f'the {name} system answers {k[k.duplicated()][0][-1]} twice; tell the answers apart with a column pair, e.g. the seed')
         if len(only := k.difference(other)):
             raise SerError(f'only the {name} system answers {" of ".join(map(str, only[0][::-1]))}; score both on the same clips')
     if len(odd := a['clip'][a.truth != b.truth]): raise SerError(f'the systems differ in the truth of {odd.iloc[0]}; score both on the same labels')
@@ -302,7 +302,7 @@ def ece(
     r = reliability(pred, n_bins)
     return float((abs(r.accuracy - r.confidence)*r.n).sum() / r.n.sum())
 
-# %% ../nbs/09_evaluate.ipynb #e6ee4acd
+# %% ../nbs/09_evaluate.ipynb #965d12ad
 FLOOR = 5e-6  # probabilities are stored with five decimals, so 0 stands for anything up to there
 
 def _logits(pred): return np.log(np.maximum(pred[labels_of(pred)].to_numpy(float), FLOOR))
@@ -315,7 +315,6 @@ def temperature(
     nll = lambda log_t: -log_softmax(z/np.exp(log_t), axis=1)[np.arange(len(z)), truth].mean()
     return float(np.exp(minimize_scalar(nll, bounds=(-np.log(20), np.log(20)), method='bounded').x))
 
-# %% ../nbs/09_evaluate.ipynb #46021251
 def rescaled(
     pred,    # predictions
     T: float # temperature
@@ -345,7 +344,7 @@ def plot_reliability(
     for dot in ax.legend(frameon=False, fontsize=11, loc='lower left', bbox_to_anchor=(0, 1)).legend_handles: dot.set_sizes([40])
     return ax
 
-# %% ../nbs/09_evaluate.ipynb #8101ac34
+# %% ../nbs/09_evaluate.ipynb #f524f3e0
 def _group_counts(pred, groups, speakers):
     "Names of the groups, and counts (n_speakers, n_groups, n, n) of the clips of classes that all groups have."
     names, group = np.unique(np.asarray(groups), return_inverse=True)
@@ -356,14 +355,13 @@ def _group_counts(pred, groups, speakers):
     cm = cm.reshape(len(who), len(names), n, n)
     shared = (cm.sum((0, -1)) > 0).all(0)  # (n,) by truth
     if not shared.any(): raise SerError(f'the groups {", ".join(map(str, names))} have no emotion in common; compare groups that were asked the same')
-    return names, cm * shared[:, None]
+    return names.tolist(), cm * shared[:, None]
 
 def _group_boot(cm, metric, n_boot, seed):
     "Scores (n_boot, n_groups): NaN where a resample has nobody of a group, and where a group is a single speaker."
     with np.errstate(invalid='ignore'): boot = metric(_drawn(cm, n_boot, seed))
     return np.where(((cm.sum((2, 3)) > 0).sum(0) > 1), boot, np.nan)
 
-# %% ../nbs/09_evaluate.ipynb #833ff5d0
 def group_scores(
     pred,               # predictions, of one run or pooled
     groups,             # (n,) e.g. the gender of each row
