@@ -8,8 +8,9 @@ __all__ = []
 # %% ../nbs/61_all.ipynb #b11200e8
 from fastai.vision.all import *
 
-# %% ../nbs/61_all.ipynb #9f172ff8
+# %% ../nbs/61_all.ipynb #0ab13bd2
 from .audio import fix_length, read_audio, trim_silence
+from .augment import WAVEFORM, make_copy, shift_image, spec_augment
 from .core import EMOTIONS, Recipe, SerError, data_path, label_order, results_path, seed_all
 from .corpora import CORPORA, class_table, describe, download, load_any, load_corpora, load_corpus, load_csv, load_folder, plot_classes
 from .data import SpectrogramBlock, TensorSpectrogram, image_tfms, spectrogram_block, spectrogram_dls

@@ -103,7 +103,7 @@ def hash_of(
     "A short stable hash of a value."
     return hashlib.sha256(json.dumps(obj, sort_keys=True, default=str).encode()).hexdigest()[:n]
 
-# %% ../nbs/00_core.ipynb #5ab925b5
+# %% ../nbs/00_core.ipynb #2e05812f
 @dataclass(frozen=True)
 class Recipe:
     "All that determines a trained model."
@@ -131,6 +131,13 @@ class Recipe:
     zoom: float = 1.            # largest zoom
     brightness: float = 0.      # largest change of brightness, fastai's `max_lighting`
     mixup: float = 0.           # alpha of the Beta distribution; 0 is no MixUp
+    # augmentation of recordings and log-mels (notebook 06), and what else regularises
+    waveform: str = ''          # kinds of waveform augmentation, of noise, speed, pitch, stretch, gain, joined by commas
+    copies: int = 3             # augmented copies of each training clip, where `waveform` names a kind
+    shift: float = 0.           # largest shift in time, as a share of the image's width
+    specaugment: int = 0        # SpecAugment: masks in time, and as many in frequency
+    smoothing: float = 0.       # label smoothing of a network's loss
+    standardise: str = ''       # "speaker": z-scored over all clips of the same speaker, those under test too
     # schedule
     epochs: int = 30            # all epochs together
     freeze_epochs: int = 0      # of these, with a frozen body, at the start of each size
@@ -144,7 +151,10 @@ class Recipe:
     @property
     def hash(self) -> str: return hash_of({f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default})
     @property
-    def augmented(self) -> bool: return bool(self.rotate or self.zoom > 1 or self.brightness or self.mixup)
+    def augmented(self) -> bool:
+        return bool(self.rotate or self.zoom > 1 or self.brightness or self.mixup or self.waveform or self.shift or self.specaugment)
+    @property
+    def transductive(self) -> bool: return bool(self.standardise)  # it uses the test speakers' clips, without their labels
 
 # %% ../nbs/00_core.ipynb #368a967a
 def seed_all(

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['FEATURE_FIELDS', 'LAYOUT', 'mel_filters', 'mel_power', 'log_mel', 'mfcc', 'as_image', 'feature_settings',
-           'clip_features', 'Features', 'build_features', 'plot_log_mel']
+           'clip_features', 'Features', 'build_features', 'moments_by', 'standardised_image', 'plot_log_mel']
 
-# %% ../nbs/04_features.ipynb #519d31ff
-from dataclasses import dataclass
+# %% ../nbs/04_features.ipynb #d11f9656
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
@@ -20,9 +20,10 @@ from joblib import Parallel, delayed
 from scipy.fft import dct, rfft
 from threadpoolctl import threadpool_limits
 
-# %% ../nbs/04_features.ipynb #c888c73c
+# %% ../nbs/04_features.ipynb #d5eecd7f
 from .audio import fix_length, read_audio, trim_silence
-from .core import Recipe, SerError, atomic_write, cache_path, hash_of, progress
+from .augment import WAVEFORM, copy_plan, make_copy
+from .core import Recipe, SerError, atomic_write, cache_path, hash_of, known, progress
 
 # %% ../nbs/04_features.ipynb #cb0291fa
 @lru_cache
@@ -110,26 +111,29 @@ def feature_settings(
     "The part of a recipe that determines its log-mels."
     return {k: getattr(recipe, k) for k in FEATURE_FIELDS}
 
-# %% ../nbs/04_features.ipynb #d8db5527
+# %% ../nbs/04_features.ipynb #9ed29946
 def clip_features(
     x: np.ndarray,          # mono samples (n,)
     *, trim: bool = True,   # cut the silence around the clip
+    change=None,            # what is then done to the samples: a function (n,) -> (m,)
     **settings              # as for `log_mel`
 ) -> np.ndarray:            # (n_mels, n_frames), dB
     "From samples to log-mel, as a recipe says."
-    return log_mel(trim_silence(x) if trim else x, **settings)
+    if trim: x = trim_silence(x)
+    return log_mel(change(x) if change else x, **settings)
 
-# %% ../nbs/04_features.ipynb #05176bb3
+# %% ../nbs/04_features.ipynb #9fe1dacc
 @dataclass
 class Features:
     "The log-mels of a frame's clips; `features[clip]` is the `(n_mels, n_frames)` array of a clip, in dB."
     frames: np.ndarray  # (all frames, n_mels) float32, memory-mapped
     spans: dict         # clip -> (its first frame, one past its last)
     settings: dict      # what they were made with
+    copies: dict = field(default_factory=dict)  # (kind, number) -> the `Features` of that augmented copy (notebook 06)
     def __len__(self): return len(self.spans)
     def __getitem__(self, clip): return self.frames[slice(*self.spans[clip])].T
 
-# %% ../nbs/04_features.ipynb #31b93c6a
+# %% ../nbs/04_features.ipynb #5768fa28
 LAYOUT = 2  # of the files of an entry; another number is another entry
 
 def build_features(
@@ -138,16 +142,21 @@ def build_features(
     cache=None,            # folder; default `cache_path()`
     jobs: int = -1         # threads; -1 is one a core
 ) -> Features:             # by clip
-    "The log-mels of every clip, from the cache where they are there."
+    "The log-mels of every clip, and of the augmented copies that the recipe asks for, from the cache where they are there."
     settings, order = feature_settings(recipe), df.drop_duplicates('sha').sort_values('sha')
-    folder = Path(cache or cache_path())/hash_of([LAYOUT, settings, librosa.__version__, list(order.sha)], 16)
-    index = _stored(folder, recipe.n_mels)
-    if index is None: index = _build(order, settings, folder, jobs)
-    frames = np.memmap(folder/'frames.f32', 'float32', 'r', shape=(index.stop.max(), recipe.n_mels))
-    index = index.set_index('sha').loc[df.sha]
-    return Features(frames, dict(zip(df['clip'], zip(index.start, index.stop))), settings)
+    def entry(*copy):
+        key = [*copy, *WAVEFORM[copy[0]][:2]] if copy else []
+        folder = Path(cache or cache_path())/hash_of([LAYOUT, settings, librosa.__version__, list(order.sha), *key], 16)
+        index = _stored(folder, recipe.n_mels)
+        if index is None: index = _build(order, settings, folder, jobs, copy)
+        frames = np.memmap(folder/'frames.f32', 'float32', 'r', shape=(index.stop.max(), recipe.n_mels))
+        index = index.set_index('sha').loc[df.sha]
+        return Features(frames, dict(zip(df['clip'], zip(index.start, index.stop))), settings)
+    plan, features = copy_plan(recipe), entry()
+    features.copies = {copy: entry(*copy) for copy in plan}
+    return features
 
-# %% ../nbs/04_features.ipynb #f2044b2a
+# %% ../nbs/04_features.ipynb #3dc9fc48
 def _stored(folder, n_mels):
     "The index of an entry that is whole."
     try:
@@ -155,22 +164,50 @@ def _stored(folder, n_mels):
         return index if (folder/'frames.f32').stat().st_size == 4*n_mels*index.stop.max() else None
     except (OSError, ValueError): return None
 
-def _build(df, settings, folder, jobs):
+def _build(df, settings, folder, jobs, copy):
     "Compute and store, unless another process just did."
-    one = lambda path: clip_features(read_audio(path, settings['sr']), **settings).T
+    def one(path, sha):
+        change = (lambda x: make_copy(x, settings['sr'], *copy, sha)) if copy else None
+        return clip_features(read_audio(path, settings['sr']), change=change, **settings).T
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder/'lock'), threadpool_limits(1, 'blas'):
             if (index := _stored(folder, settings['n_mels'])) is not None: return index
             for left in folder.glob('.*.tmp'): left.unlink()     # by a build that was killed
-            work = Parallel(jobs, prefer='threads', return_as='generator', batch_size=8)(delayed(one)(p) for p in df.path)
+            work = Parallel(jobs, prefer='threads', return_as='generator', batch_size=8)(delayed(one)(*clip) for clip in zip(df.path, df.sha))
             with atomic_write(folder/'frames.f32') as tmp, open(tmp, 'wb') as f:
-                stops = np.cumsum([f.write(o.tobytes()) for o in progress(work, total=len(df), desc='log-mel')])//(4*settings['n_mels'])
+                stops = np.cumsum([f.write(o.tobytes()) for o in progress(work, total=len(df), desc=' '.join(['log-mel', *map(str, copy)]))])//(4*settings['n_mels'])
             index = pd.DataFrame(dict(sha=df.sha.to_numpy(), start=np.r_[0, stops[:-1]], stop=stops))
             with atomic_write(folder/'index.csv') as tmp: index.to_csv(tmp, index=False)
         return index
     except OSError as e:
         raise SerError(f'{folder} cannot hold the features ({e.strerror or e}): free some space there, or set SER_CACHE to another folder.') from None
+
+# %% ../nbs/04_features.ipynb #d4f39729
+def moments_by(
+    by: str,          # a recipe's `standardise`: nothing, or "speaker"
+    df: pd.DataFrame, # a corpus frame
+    rows              # a function: clip -> (n, d) array
+) -> dict:            # clip -> mean and deviation (d,) over all rows of its speaker; empty where `by` is
+    "What every number is compared with, where a recipe standardises."
+    if not by: return {}
+    known(by, ('speaker',), 'standardisation')
+    if df[by].isna().any(): raise SerError(f'{df["clip"][df[by].isna()].iloc[0]} names no {by}: fill in the column, or leave `standardise` out.')
+    out = {}
+    for _, clips in df.groupby(by)['clip']:
+        x = np.concatenate([rows(c) for c in clips])
+        out |= dict.fromkeys(clips, (x.mean(0), np.maximum(x.std(0), 1e-3)))
+    return out
+
+# %% ../nbs/04_features.ipynb #d47f5f6e
+def standardised_image(
+    S: np.ndarray,    # log-mel (n_mels, n_frames), dB
+    mean: np.ndarray, # (n_mels,) of the speaker, dB
+    sd: np.ndarray,   # (n_mels,) of the speaker, dB
+    n_frames: int     # width wanted
+) -> np.ndarray:      # (n_mels, n_frames) in 0..1
+    "Deviations from the speaker's mean, minus three as 0 and plus three as 1; padded or cropped as `as_image` does."
+    return fix_length(np.clip(.5 + (S - mean[:, None])/sd[:, None]/6, 0, 1).astype('float32'), n_frames)
 
 # %% ../nbs/04_features.ipynb #9bb1ccb4
 def plot_log_mel(

@@ -117,7 +117,7 @@ KINDS = dict(
     lstm=Kind(_net_tensors, _net_template, _net_model, _image),
     cnn=Kind(_net_tensors, _net_template, _net_model, _image))
 
-# %% ../nbs/50_predict.ipynb #d5337838
+# %% ../nbs/50_predict.ipynb #42ab7dcd
 FORMAT = 1                            # what this version writes, and the newest it reads
 RESERVED = ('path', 'emotion', 'confidence', 'error', 'run', 'clip', 'truth')  # columns of a table of predictions, so no labels
 LIMITS = dict(sr=(4000, 192000), n_fft=(64, 16384), hop_length=(16, 16384), n_mels=(8, 512), n_mfcc=(1, 512), fmax=(100, 96000),
@@ -139,6 +139,7 @@ def check_recipe(
     for k, v in d.items():
         if not _fits(v, types[k], *LIMITS.get(k, (-1e9, 1e9))): raise ValueError(f'the value of "{k}" in its recipe is out of range')
     r = Recipe(**{k: tuple(v) if types[k] is tuple else v for k, v in d.items()})
+    if r.transductive: raise ValueError(f'its recipe standardises by {r.standardise}, which one recording does not allow')
     if r.model != kind: raise ValueError(f'its recipe is of a {r.model}, not of a {kind}')
     n_frames = r.seconds*r.sr/r.hop_length
     if not 4 <= n_frames <= 20000 or n_frames*max(r.n_fft, r.n_mels) > 3e7 or r.fmax > r.sr/2 or r.n_mfcc > r.n_mels:

@@ -44,17 +44,16 @@ CURVES = ['epoch', 'train_loss', 'train_clean_loss', 'valid_loss', 'valid_accura
 CLIPS = ['clip', 'corpus', 'speaker', 'gender', 'emotion', 'intensity', 'sentence', 'repetition', 'duration']
 PARTS = dict(test='predictions', valid='valid')                                # part of the split -> folder
 
-# %% ../nbs/10_results.ipynb #583cd665
+# %% ../nbs/10_results.ipynb #dc39a2ac
 def recipe_facts(
     recipe: Recipe,
-    weights: str = None,        # name and hash of the weights it starts from; without it the recipe's word
-    transductive: bool = False  # does it use the test speakers' clips, without their labels?
+    weights: str = None  # name and hash of the weights it starts from; without it the recipe's word
 ) -> dict:
     "The facts of a run that follow from its recipe."
     cnn, svm = recipe.model == 'cnn', recipe.model == 'svm'
     return dict(recipe=recipe.name, recipe_hash=recipe.hash, arch=recipe.arch if cnn else recipe.model,
                 weights=(weights or Path(recipe.weights).name) if cnn else '', size='-'.join(map(str, recipe.sizes)) if cnn else '',
-                epochs=0 if svm else recipe.epochs, trim=recipe.trim, transductive=transductive)
+                epochs=0 if svm else recipe.epochs, trim=recipe.trim, transductive=recipe.transductive)
 
 # %% ../nbs/10_results.ipynb #00fafe9a
 def rounded(

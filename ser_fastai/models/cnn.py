@@ -10,11 +10,11 @@ import hashlib
 from functools import lru_cache
 from pathlib import Path
 
-# %% ../../nbs/22_cnn.ipynb #891cfd57
+# %% ../../nbs/22_cnn.ipynb #82c9ccb7
 import pandas as pd
 import torch
 import torchvision
-from fastai.vision.all import DataLoaders, Learner, accuracy, create_body, model_meta, vision_learner
+from fastai.vision.all import DataLoaders, LabelSmoothingCrossEntropyFlat, Learner, accuracy, create_body, model_meta, vision_learner
 from safetensors.torch import load_file
 
 # %% ../../nbs/22_cnn.ipynb #4998c209
@@ -83,28 +83,31 @@ def fetch_weights(
         raise SerError(f'the ImageNet weights of {arch} are not here ({why.rstrip(".")}): download {url} to {path}, or pass --weights FILE.')
     return path
 
-# %% ../../nbs/22_cnn.ipynb #b3976cc3
+# %% ../../nbs/22_cnn.ipynb #39166aa0
 def cnn_learner(
     dls: DataLoaders,       # of `spectrogram_dls`
     arch: str = 'resnet34', # architecture
     weights=None,           # None for scratch, or the path of a state dict
-    dropout: float = 0.5    # in the head
+    dropout: float = 0.5,   # in the head
+    smoothing: float = 0.   # of the labels
 ) -> Learner:               # untrained; frozen if pretrained
     "fastai's `vision_learner` on spectrograms (paper, section 4.2 and 4.3)."
-    learn = vision_learner(dls, find_arch(arch), pretrained=False, ps=dropout, metrics=accuracy)
+    loss = LabelSmoothingCrossEntropyFlat(eps=smoothing) if smoothing else None   # None: cross entropy
+    learn = vision_learner(dls, find_arch(arch), pretrained=False, ps=dropout, metrics=accuracy, loss_func=loss)
     if weights:
         load_body(learn.model[0], arch, weights)
         learn.freeze()
     return learn
 
-# %% ../../nbs/22_cnn.ipynb #c59ec5d5
+# %% ../../nbs/22_cnn.ipynb #e07e97c3
 def train_cnn(
     df: pd.DataFrame,   # a corpus frame
     features: Features, # its log-mels
     s: Split,           # which rows train and validate
     recipe: Recipe,     # architecture, augmentation, schedule
     seed: int,          # fixes initialisation and batches
-    weights=None        # path of a state dict, for a recipe that is not from scratch
+    weights=None,       # path of a state dict, for a recipe that is not from scratch
+    checkpoint=None     # file of a `Checkpoint`
 ) -> Trained:
     "Train one of the paper's CNN rows."
     if recipe.weights == 'scratch': weights = None
@@ -112,5 +115,5 @@ def train_cnn(
         if recipe.weights != IMAGENET: raise SerError(f'{recipe.name} starts from {recipe.weights}: pass its file with --weights.')
         weights = fetch_weights(recipe.arch)
     seed_all(seed)
-    make = lambda dls: cnn_learner(dls, recipe.arch, weights, recipe.dropout)
-    return train_network(df, s, recipe, lambda size: spectrogram_dls(df, features, s, recipe, size), make)
+    make = lambda dls: cnn_learner(dls, recipe.arch, weights, recipe.dropout, recipe.smoothing)
+    return train_network(df, s, recipe, lambda size: spectrogram_dls(df, features, s, recipe, size), make, checkpoint)

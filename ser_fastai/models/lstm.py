@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['BiLSTM', 'train_lstm']
 
-# %% ../../nbs/21_lstm.ipynb #dbcb6972
+# %% ../../nbs/21_lstm.ipynb #d0a5d222
 import pandas as pd
 import torch
-from fastai.vision.all import CrossEntropyLossFlat, Learner, Module, accuracy, nn
+from fastai.vision.all import CrossEntropyLossFlat, LabelSmoothingCrossEntropyFlat, Learner, Module, accuracy, nn
 
 # %% ../../nbs/21_lstm.ipynb #35ad0307
 from ..core import Recipe, seed_all
@@ -35,18 +35,20 @@ class BiLSTM(Module):
         h, _ = self.rnn(x.transpose(1, 2))       # (bs, n_frames, 2*hidden)
         return self.out(self.drop(h.mean(1)))    # (bs, n_classes)
 
-# %% ../../nbs/21_lstm.ipynb #bfe8beef
+# %% ../../nbs/21_lstm.ipynb #359092f3
 def train_lstm(
     df: pd.DataFrame,   # a corpus frame
     features: Features, # its log-mels
     s: Split,           # which rows train and validate
     recipe: Recipe,     # hidden, layers, dropout, schedule
     seed: int,          # fixes initialisation and batches
-    weights=None        # not used
+    weights=None,       # not used
+    checkpoint=None     # file of a `Checkpoint`
 ) -> Trained:
     "Train the paper's second row."
     seed_all(seed)
     def make(dls):
         model = BiLSTM(recipe.n_mels, len(dls.vocab), recipe.hidden, recipe.layers, recipe.dropout)
-        return Learner(dls, model, loss_func=CrossEntropyLossFlat(), metrics=accuracy)
-    return train_network(df, s, recipe, lambda size: spectrogram_dls(df, features, s, recipe), make)
+        loss = LabelSmoothingCrossEntropyFlat(eps=recipe.smoothing) if recipe.smoothing else CrossEntropyLossFlat()
+        return Learner(dls, model, loss_func=loss, metrics=accuracy)
+    return train_network(df, s, recipe, lambda size: spectrogram_dls(df, features, s, recipe), make, checkpoint)

@@ -13,9 +13,11 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 
-# %% ../../nbs/20_svm.ipynb #117fbd71
-from ..core import Recipe, SerError, known, label_order
-from ..features import Features, mfcc
+# %% ../../nbs/20_svm.ipynb #4a434232
+from ..augment import copies_of
+from ..core import Recipe, known
+from ..data import split_labels
+from ..features import Features, mfcc, moments_by
 from ..splits import Split
 from ..train import Trained
 
@@ -49,21 +51,25 @@ def scores_to_probs(
     if scores.ndim == 1: scores = np.stack([-scores, scores], 1)
     return softmax(sharpness*scores, axis=1)
 
-# %% ../../nbs/20_svm.ipynb #de818da0
+# %% ../../nbs/20_svm.ipynb #e95c69d8
 def train_svm(
     df: pd.DataFrame,   # a corpus frame
     features: Features, # its log-mels
     s: Split,           # which rows train
-    recipe: Recipe,     # n_mfcc, stats, C
+    recipe: Recipe,     # n_mfcc, stats, C, waveform, standardise
     seed: int = 0,      # not used: the machine has no chance in it
-    weights=None        # not used
+    weights=None,       # not used
+    checkpoint=None     # not used
 ) -> Trained:
     "Train the paper's first row."
-    labels = label_order(df.emotion)
-    X = np.stack([mfcc_stats(features[c], recipe.n_mfcc, recipe.stats) for c in df['clip']])
-    y = df.emotion.map(labels.index).to_numpy()
-    if lost := set(labels) - set(df.emotion.iloc[s.train]): raise SerError(f'{min(lost)} has no clip to train on: add clips or leave the class out.')
-    model = svm_pipeline(recipe.C).fit(X[s.train], y[s.train])
+    labels, sources = split_labels(df, s), [features, *copies_of(features, recipe)]
+    stats = lambda clip, source=features: mfcc_stats(source[clip], recipe.n_mfcc, recipe.stats)
+    moments = moments_by(recipe.standardise, df, lambda clip: stats(clip)[None])
+    def vectors(rows, source=features):
+        z = lambda clip, x: (x - moments[clip][0])/moments[clip][1] if moments else x
+        return np.stack([z(clip, stats(clip, source)) for clip in df['clip'].iloc[rows]])
+    y = [labels.index(e) for e in df.emotion.iloc[s.train]]
+    model = svm_pipeline(recipe.C).fit(np.concatenate([vectors(s.train, source) for source in sources]), y*len(sources))
     svc = model[-1]
-    return Trained(lambda rows: scores_to_probs(model.decision_function(X[rows])), labels,
+    return Trained(lambda rows: scores_to_probs(model.decision_function(vectors(rows))), labels,
                    svc.support_vectors_.size + svc.dual_coef_.size + svc.intercept_.size, model)
