@@ -109,10 +109,10 @@ def test_options(made):
 def counted(monkeypatch):
     "How often a model was trained, and a switch that interrupts the third time."
     seen, stop = [], [None]
-    def svm(df, features, s, recipe, seed, weights):
+    def svm(df, features, s, recipe, seed, weights, checkpoint):
         if stop[0] == len(seen): raise KeyboardInterrupt
         seen.append((recipe.name, seed, tuple(s.test)))
-        return svm.real(df, features, s, recipe, seed, weights)
+        return svm.real(df, features, s, recipe, seed, weights, checkpoint)
     svm.real = X.TRAINERS['svm']
     monkeypatch.setitem(X.TRAINERS, 'svm', svm)
     return seen, stop
@@ -151,6 +151,50 @@ def test_a_failed_run_is_recorded_and_the_grid_goes_on(made, tmp_path, counted, 
     monkeypatch.setenv('SER_CACHE', str(d/'cache'))
     assert list(X.run_grid(df, [small('lstm', d)], ['loso'], folds=[0], results=tmp_path).status) == ['done']  # what failed may be tried again
     assert read_run(rows.run[0], tmp_path)['error'] is None
+
+def test_runs_side_by_side_are_the_same_runs(made, tmp_path):
+    df, d = made
+    recipes = [X.RECIPES['svm'], small('lstm', d)]
+    one, two = (X.run_grid(df, recipes, ['loso'], folds=[0, 1], results=tmp_path/str(jobs), jobs=jobs) for jobs in (1, 2))
+    assert one.equals(two) and set(two.status) == {'done'}
+    for run in one.run: assert load_predictions(run, results=tmp_path/'1').equals(load_predictions(run, results=tmp_path/'2'))
+
+def test_a_killed_training_goes_on(made, tmp_path, monkeypatch):
+    df, d = made
+    recipe, seen = small('cnn_scratch_aug', d, epochs=4), []
+    whole = X.run_one(df, recipe, 'loso', results=tmp_path/'whole')
+    monkeypatch.setattr(T.Checkpoint.__init__, '__defaults__', (0.,))                          # after every epoch
+    def stop(self):
+        seen.append(len(self.rows))
+        if len(seen) == 2: raise KeyboardInterrupt
+        real(self)
+    real = T.Curves.after_epoch
+    monkeypatch.setattr(T.Curves, 'after_epoch', stop)
+    with pytest.raises(KeyboardInterrupt): X.run_one(df, recipe, 'loso', results=tmp_path/'cut')
+    kept = list((d/'cache'/'checkpoints').glob('*.pt'))
+    assert len(kept) == 1 and not load_runs(tmp_path/'cut').shape[0]
+    run = X.run_one(df, recipe, 'loso', results=tmp_path/'cut')
+    assert seen == [0, 1, 1, 1, 2, 3] and not kept[0].exists()                                # passed over the first epoch, then trained three
+    assert load_predictions(run, results=tmp_path/'cut').equals(load_predictions(whole, results=tmp_path/'whole'))
+
+def test_a_split_that_breaks_its_promise_does_not_start(made, tmp_path):
+    df, _ = made
+    wrong = df.assign(sha=df.sha.where(df.index != 3, df.sha[0]))                              # one recording under two speakers' names
+    assert wrong.speaker[0] != wrong.speaker[3]
+    rows = X.run_grid(wrong, [X.RECIPES['svm']], ['loso', 'paper'], results=tmp_path)
+    failed = rows[rows.status == 'failed']
+    assert set(failed.protocol) == {'loso'} and 1 <= len(failed) <= 2 and read_run(failed.run.iloc[0], tmp_path)['status'] == 'failed'
+    with pytest.raises(SerError): X.run_one(wrong, X.RECIPES['svm'], 'loso', int(failed.fold.iloc[0]), results=tmp_path)
+
+def test_cross_names_what_was_learnt_and_what_was_tested(made, tmp_path):
+    df, _ = made
+    both = pd.concat([df, df[df.emotion != 'sad'].assign(corpus='other', clip='other/' + df['clip'], speaker='other_' + df.speaker, sha='f' + df.sha.str[1:])],
+                     ignore_index=True)
+    rows = X.run_grid(both, [X.RECIPES['svm']], ['cross'], results=tmp_path)
+    facts = [read_run(r, tmp_path) for r in rows.run]
+    assert [(f['corpora'], f['test_corpora'], f['status']) for f in facts] == [('other', 'made', 'done'), ('made', 'other', 'done')]
+    pred = load_predictions(rows.run[0], results=tmp_path)
+    assert set(pred.truth) == {'neutral', 'angry'} and 'sad' not in pred                       # the classes that both have
 
 def test_a_sweep_repeats_nothing_and_looks_at_no_test_clip(made, tmp_path, counted):
     df, _ = made
