@@ -164,7 +164,7 @@ def run_one(
     checkpoint.unlink(missing_ok=True)
     return run
 
-# %% ../nbs/30_experiment.ipynb #740637fb
+# %% ../nbs/30_experiment.ipynb #97954b4a
 def splits_of(
     df: pd.DataFrame,     # a corpus frame
     protocols: list,      # names from `PROTOCOLS`
@@ -185,14 +185,15 @@ def run_grid(
     jobs: int = 1         # runs side by side; each needs the memory of a training
 ) -> pd.DataFrame:        # one row a run: run, recipe, protocol, fold, seed, status, error
     "Run what is not stored yet."
-    recipes, rows, shared = [adapt(r, weights=weights) for r in recipes], [], {}
+    recipes, rows, reports = [adapt(r, weights=weights) for r in recipes], [], {}
     for p, f, seed in splits_of(df, protocols, folds, seeds):
         s = split(df, p, f, seed)
-        (corpora, test_corpora), shared[str(leaks(df, s, p, f))] = corpora_of_run(df, p, s), True
+        (corpora, test_corpora), found = corpora_of_run(df, p, s), leaks(df, s, p, f)
+        reports.setdefault((p, *(k for k, v in found.shared.items() if v.n)), []).append(found)
         rows += [dict(run=run_id(r, corpora, p, f, seed, test_corpora), recipe=r.name, protocol=p, fold=f, seed=seed, status='done', error=None)
                  for r in recipes]
     todo = [(row, r) for row, r in zip(rows, recipes*len(rows)) if not done(row['run'], results)]
-    for line in shared if todo else (): tqdm.write(line)
+    for first, *more in reports.values() if todo else (): tqdm.write(f'{first}' + (f' (and alike in {len(more)} more splits)' if more else ''))
     for r in recipes: build_features(df, r)
     try:
         with parallel_config('loky', inner_max_num_threads=max(1, (os.cpu_count() or 1)//jobs)):

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['STYLE', 'BLUE', 'ORANGE', 'PAIRS', 'CNNS', 'Observation', 'OBSERVATIONS', 'CSS', 'Fig', 'FIGURES', 'REPO',
            'SYNTHETIC', 'NEIGHBOURS', 'styled', 'png', 'one_of_each', 'fig_spectrograms', 'fig_classes',
-           'fig_waveforms', 'tested', 'loss_pair', 'model_name', 'fig_losses', 'best_by_validation', 'fig_confusion',
-           'end_losses', 'pair_confusion', 'observations', 'table_html', 'headline', 'unseen_cost', 'observations_html',
+           'fig_waveforms', 'tested', 'loss_pair', 'model_name', 'fig_losses', 'fig_confusion', 'end_losses',
+           'pair_confusion', 'observations', 'table_html', 'headline', 'unseen_cost', 'observations_html',
            'draw_figures', 'write_report']
 
 # %% ../nbs/11_report.ipynb #e5d3dfe4
@@ -22,8 +22,9 @@ import PIL.Image as pil
 from fastcore.xml import (B, Body, Code, Div, Figcaption, Figure, H1, H2, H3, Head, Header, Html, Img, Li, Link, Main, Meta, P, Pre, Safe,
                           Section, Small, Span, Style, Table, Tbody, Td, Th, Thead, Title, Tr, Ul, to_xml)
 
-# %% ../nbs/11_report.ipynb #46b1ad68
+# %% ../nbs/11_report.ipynb #0c0999a9
 from .audio import read_audio, trim_silence
+from .compare import best_by_validation, comparisons
 from .core import Recipe, SerError, atomic_write, label_order, repo_path
 from .corpora import CORPORA, plot_classes
 from .evaluate import accuracy, counts, labels_of, plot_confusion, plot_curves, recall_by_class, resampled, uar
@@ -192,19 +193,8 @@ def fig_losses(
         fig.suptitle(f'{model_name(plain.iloc[0])}: {p} protocol, mean of {_number(len(plain), "run")} each')
     return fig
 
-# %% ../nbs/11_report.ipynb #0d993906
+# %% ../nbs/11_report.ipynb #37c4af68
 CNNS = [r for r in PAPER if r.startswith('cnn')]
-
-def best_by_validation(
-    runs,              # facts of runs under one protocol
-    recipes=list(PAPER)
-) -> pd.DataFrame:     # all runs of the winner
-    "The model that validation chooses: by accuracy under a random protocol, by UAR under the others."
-    runs = runs[runs.recipe.isin(recipes) & (runs.n_valid > 0)]
-    if not len(runs): raise SerError(f'no {"CNN" if recipes == CNNS else "model"} has been run')
-    model, same = runs.groupby(MODEL, dropna=False).ngroup(), shared(runs)
-    score = (same if len(same) else runs)['valid_accuracy' if set(runs.protocol) <= set(RANDOM) else 'valid_uar'].astype(float)
-    return runs[model == score.groupby(model).mean().idxmax()]
 
 # %% ../nbs/11_report.ipynb #e1eb8be8
 def fig_confusion(
@@ -492,7 +482,11 @@ def _real_table(results, corpora='ravdess'):
     return [P(f'Measured on {_titles(corpora)}. {NEIGHBOURS}'), *table_html(table1(results, corpora=corpora)),
             H3('The paper\'s observations on real speech'), *observations_html(observations(results, corpora))]
 
-# %% ../nbs/11_report.ipynb #24d39538
+# %% ../nbs/11_report.ipynb #32ea4ade
+def _frame_html(df):
+    "A frame of text as a table."
+    return Table(Thead(Tr(*(Th(str(c), scope='col') for c in df))), Tbody(*(Tr(Th(str(r[0]), scope='row'), *(Td(str(v)) for v in r[1:])) for r in df.itertuples(index=False))))
+
 def write_report(
     results=None,          # the results folder
     out='report',          # the folder to write to
@@ -502,19 +496,22 @@ def write_report(
     committed=None,        # results on real speech to show beside synthetic ones; those of the checkout without it
     corpora: str = None,   # whose results; those of `df`, else RAVDESS where there are runs, else what has most runs
 ) -> Path:                 # the page
-    "Write table1.csv, table1.md, figure1.png to figure5.png, and index.html with all of it."
+    "Write table1.csv, table1.md, figure1.png to figure5.png, a table and a picture of each comparison, and index.html with all of it."
     every = load_runs(results)
     if not corpora and df is not None: corpora = ','.join(sorted(df.corpus.unique()))
     if not corpora: corpora = 'ravdess' if not len(every) or (every.corpora == 'ravdess').any() else every.corpora.mode()[0]
     synth, runs, table = 'synth' in corpora.split(','), tested(results, corpora), table1(results, corpora=corpora)
     out, title = Path(out), title or f'Emotion in speech: {_titles(corpora)}'
     pictures, missing = draw_figures(results, df, corpora)
+    beyond = comparisons(results, corpora)
+    drawn = {name: png(c.figure) for name, c in beyond.items() if c.figure}
     shown = show_table1(table)
     if synth: table, shown = table.drop(columns=['published_accuracy', 'published_f1']), shown.drop(columns='published accuracy / F1')
-    page = _page(title, corpora, results, runs, table, pictures, missing, observations(results, corpora), notes, synth, committed)
+    page = _page(title, corpora, results, runs, table, pictures, missing, observations(results, corpora), notes, synth, committed, beyond, drawn)
     files = {'table1.csv': table.to_csv(index=False, lineterminator='\n').encode(),
              'table1.md': ((f'{SYNTHETIC}\n\n' if synth else '') + to_markdown(shown)).encode(),
-             **{f'figure{i}.png': data for i, data in pictures.items()}, 'index.html': page.encode()}
+             **{f'figure{i}.png': data for i, data in pictures.items()}, **{f'{name}.png': data for name, data in drawn.items()},
+             **{f'{name}.csv': c.table.round(6).to_csv(index=False, lineterminator='\n').encode() for name, c in beyond.items()}, 'index.html': page.encode()}
     try:
         for i in missing: (out/f'figure{i}.png').unlink(missing_ok=True)
         for name, data in files.items():
@@ -522,8 +519,8 @@ def write_report(
     except OSError as e: raise SerError(f'{out} cannot be written ({e.strerror}); name another folder for the report') from e
     return out/'index.html'
 
-# %% ../nbs/11_report.ipynb #2acffb07
-def _page(title, corpora, results, runs, table, pictures, missing, seen, notes, synth, committed):
+# %% ../nbs/11_report.ipynb #3a9f728a
+def _page(title, corpora, results, runs, table, pictures, missing, seen, notes, synth, committed, beyond, drawn):
     "The page as text."
     about = f'Models that hear a short utterance and say its emotion, trained and scored on {_titles(corpora)}.'
     if set(corpora.split(',')) <= set(CORPORA):
@@ -534,6 +531,10 @@ def _page(title, corpora, results, runs, table, pictures, missing, seen, notes, 
     figures = [Figure(Div(Img(src=source[i], alt=FIGURES[i].caption), cls='scroll'), Figcaption(B(f'Figure {i}. '), FIGURES[i].caption))
                for i in sorted(source)]
     if missing: figures += [P('Left out:'), Ul(*(Li(f'Figure {i}: {why}') for i, why in missing.items()))]
+    more = []
+    for name, c in beyond.items():
+        more += [H3(c.title), Div(_frame_html(c.shown), cls='scroll', tabindex='0')]
+        if name in drawn: more.append(Figure(Div(Img(src=f'data:image/png;base64,{base64.b64encode(drawn[name]).decode()}', alt=c.title), cls='scroll')))
     again = [Pre(f'git clone {REPO} && cd ser_fastai\nmake reproduce' + ('' if synth else f' DATA=DIR CORPORA={corpora}'))]
     if synth: again.append(P('The same at full size, with the real recordings in a folder: ', Code('make reproduce DATA=DIR')))
     again += [P('The page can be drawn again from the stored results with ', Code('ser_report'), '.'), _made_with(runs)]
@@ -543,6 +544,7 @@ def _page(title, corpora, results, runs, table, pictures, missing, seen, notes, 
         'What was shrunk to end within minutes' if synth else 'Notes': [Ul(*map(Li, notes))] if notes else [],
         'Table 1 on real speech': _real_table(committed or repo_path()/'results') if synth else [],
         'Figures': figures,
+        'Beyond the paper: who is tested, and is it more than chance?': more,
         'The paper\'s observations' + (', asked of the synthetic corpus' if synth else ''): observations_html(seen, not synth),
         'How to reproduce': again}
     return to_xml(Html(
