@@ -16,9 +16,9 @@ from textwrap import fill
 import matplotlib.pyplot as plt
 import numpy as np, pandas as pd
 
-# %% ../nbs/10a_compare.ipynb #57c511d4
+# %% ../nbs/10a_compare.ipynb #9b4f33bd
 from .core import SerError, label_order, results_path
-from .evaluate import (accuracy, check_predictions, ece, gap, group_scores, holm, labels_of, paired, paired_bootstrap, permutation_test,
+from .evaluate import (accuracy, check_predictions, complete, ece, gap, group_scores, holm, labels_of, mcnemar, paired, paired_bootstrap, permutation_test,
                                  plot_groups, plot_reliability, rescaled, temperature, uar)
 from .results import MODEL, PAPER, RANDOM, TESTED, load_clips, load_predictions, load_runs, scores, shared
 from .splits import PROTOCOLS, n_folds
@@ -86,7 +86,7 @@ def answers(
         out.append(pred.assign(pair=f'{r.fold}-{r.seed}'))
     return pd.concat(out, ignore_index=True)
 
-# %% ../nbs/10a_compare.ipynb #915e3d95
+# %% ../nbs/10a_compare.ipynb #860d3ebd
 def systems(
     protocol: str,           # e.g. "emobox"
     results=None,            # the results folder
@@ -94,15 +94,21 @@ def systems(
     recipes=tuple(PAPER)     # which of ours
 ) -> pd.DataFrame:           # system, ours, transductive, trained (corpora), seeds, pred (predictions)
     "Everything that was scored on the clips of some corpora under a protocol, ours before the peers."
-    runs, rows = load_runs(results), []
+    runs, rows, clips = load_runs(results), [], load_clips(results)
     runs = runs[(runs.protocol == protocol) & (runs.test_corpora == corpora) & runs.recipe.isin(list(recipes))]
+    def whole(pred, path):
+        "Every clip of these corpora that has one of the labels is answered."
+        wanted = clips['clip'][clips.corpus.isin(corpora.split(',')) & clips.emotion.isin(labels_of(pred))]
+        return complete(pred, wanted, path)
     for _, g in complete_runs(runs, results).groupby([*MODEL, 'corpora'], dropna=False, sort=False):
         r = g.iloc[0]
+        if protocol != 'paper':
+            for seed, s in g.groupby('seed'): whole(answers(s, results), f'{results_path(results)/"predictions"}, {r.recipe} seed {seed}')
         rows.append(dict(system=model_title(r), recipe=r.recipe, ours=True, transductive=bool(r.transductive), trained=r.corpora,
                          seeds=g.seed.nunique(), pred=answers(g, results)))
     rows.sort(key=lambda r: (list(recipes).index(r['recipe']), r['system']))
     if corpora == 'ravdess':
-        rows += [dict(system=PEERS[k][0], recipe=k, ours=False, transductive=PEERS[k][1], trained='ravdess', seeds=1, pred=p)
+        rows += [dict(system=PEERS[k][0], recipe=k, ours=False, transductive=PEERS[k][1], trained='ravdess', seeds=1, pred=whole(p, results_path(results)/'peers'/f'{protocol}.csv'))
                  for k, p in load_peers(protocol, results).items()]
     return pd.DataFrame(rows, columns=['system', 'recipe', 'ours', 'transductive', 'trained', 'seeds', 'pred'])
 
@@ -159,7 +165,7 @@ def plot_gap(
     ax.legend(frameon=False, fontsize=10, loc='upper left', bbox_to_anchor=(1, 1))
     return ax
 
-# %% ../nbs/10a_compare.ipynb #5dcd39fa
+# %% ../nbs/10a_compare.ipynb #8aed6d49
 def together(
     a, b  # predictions; those of runs have `pair`, the fold and seed of an answer
 ) -> tuple: # both, row by row
@@ -176,13 +182,15 @@ def compare(
     metric=uar,
     n_perm: int = 10000, # exchanges
     n_boot: int = 1000   # resamples
-) -> dict:               # n_clips, a, b, difference with `_lo` and `_hi`, p
+) -> dict:               # n_clips, a, b, difference with `_lo` and `_hi`, p by permutation over speakers, p_mcnemar over clips (one seed only)
     "The score of two systems on the answers they share, and their difference."
     a, b = together(a, b)
     who = speakers.loc[a['clip']].to_numpy()
     difference, p = permutation_test(a, b, who, metric, n_perm)
     lo, hi = paired_bootstrap(a, b, who, metric, n_boot)
-    return dict(n_clips=a['clip'].nunique(), a=float(metric(a)), b=float(metric(b)), difference=difference, difference_lo=lo, difference_hi=hi, p=p)
+    once = not a['clip'].duplicated().any()   # McNemar's test wants one answer a clip
+    return dict(n_clips=a['clip'].nunique(), a=float(metric(a)), b=float(metric(b)), difference=difference, difference_lo=lo, difference_hi=hi, p=p,
+                p_mcnemar=mcnemar(a, b).p if once else np.nan)
 
 def pairs_table(
     protocol: str = 'emobox',

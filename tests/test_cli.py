@@ -8,7 +8,7 @@ import pytest
 import soundfile as sf
 
 BIN = Path(sys.executable).parent
-COMMANDS = 'ser_download ser_corpora ser_run ser_reproduce ser_report ser_predict'.split()
+COMMANDS = 'ser_download ser_corpora ser_run ser_reproduce ser_report ser_card ser_predict'.split()
 
 
 def sh(*args, cwd=None, **env):
@@ -47,6 +47,7 @@ def test_help(name):
     (('ser_corpora', 'nowhere'), 'no known corpus'),
     (('ser_download', 'nowhere'), 'known: ravdess'),
     (('ser_report', '--results', 'nowhere'), 'holds no runs'),
+    (('ser_card', 'no-such-run'), 'there is no run'),
 ])
 def test_misuse_is_one_sentence(args, said, tmp_path):
     r = sh(*args, cwd=tmp_path)

@@ -91,6 +91,13 @@ def test_calibration_and_fairness(made, corpus):
     neutral = corpus.emotion == 'neutral'
     assert groups[groups.attribute == 'intensity'].n.sum() == (~neutral).sum()      # neutral is never strong
 
+def test_a_clip_that_nobody_answered_is_missed(made, corpus, tmp_path):
+    import shutil
+    shutil.copytree(made, tmp_path/'r')
+    f = tmp_path/'r'/'peers'/'emobox.csv'
+    f.write_text('\n'.join(f.read_text().splitlines()[:-1]))
+    with pytest.raises(SerError, match=f'emobox.csv lacks the clip {corpus["clip"].iloc[-1]}'): C.systems('emobox', tmp_path/'r')
+
 @pytest.mark.parametrize('text, said', [
     ('clip,truth,a\nx,sad,sad\ny,happy,glad\n', 'line 3: a answers "glad"'), ('id,truth,a\nx,sad,sad\n', 'line 1: expected the columns'),
     ('clip,truth,a\nx,sad,sad\nx,happy,sad\n', 'stood above already'), ('clip,truth,a\nx,sad,\ny,happy,sad\n', 'line 2: a answers "nan"')])
