@@ -8,21 +8,24 @@ __all__ = []
 # %% ../nbs/61_all.ipynb #b11200e8
 from fastai.vision.all import *
 
-# %% ../nbs/61_all.ipynb #0ab13bd2
+# %% ../nbs/61_all.ipynb #8ef2750f
 from .audio import fix_length, read_audio, trim_silence
 from .augment import WAVEFORM, make_copy, shift_image, spec_augment
+from .cards import run_card
+from .compare import ablation_table, gap_table, pairs_table, plot_ablation, plot_gap, show_gap
 from .core import EMOTIONS, Recipe, SerError, data_path, label_order, results_path, seed_all
 from .corpora import CORPORA, class_table, describe, download, load_any, load_corpora, load_corpus, load_csv, load_folder, plot_classes
 from .data import SpectrogramBlock, TensorSpectrogram, image_tfms, spectrogram_block, spectrogram_dls
-from .evaluate import bootstrap, confusion, plot_confusion, plot_curves, recall_by_class, uar, wilson
-from .experiment import RECIPES, adapt, run_grid, run_one, sweep
+from .evaluate import (bootstrap, confusion, ece, holm, mcnemar, paired, permutation_test, plot_confusion, plot_curves, plot_reliability,
+                                 recall_by_class, temperature, uar, wilson)
+from .experiment import ABLATIONS, RECIPES, adapt, run_grid, run_one, sweep
 from .features import Features, build_features, log_mel, mfcc, plot_log_mel
 from .models.cnn import cnn_learner, load_body
 from .models.lstm import BiLSTM
 from .models.svm import mfcc_stats, svm_pipeline
 from .predict import Predictor, default_bundle, load_bundle, save_bundle
 from .results import load_predictions, load_runs, show_table1, summarise, table1
-from .splits import PROTOCOLS, Split, n_folds, plot_split, split
+from .splits import PROTOCOLS, Split, check_leaks, leaks, n_folds, plot_split, split
 from .synth import synthesise
 from .train import BF16, Curves, fit_stages, speed_cbs
 
