@@ -112,17 +112,18 @@ def corpora_of(
     "The corpora of a frame, joined by commas in alphabetical order."
     return ','.join(sorted(df.corpus.unique()))
 
-# %% ../nbs/30_experiment.ipynb #b427da01
+# %% ../nbs/30_experiment.ipynb #57dec261
 def train(
     df: pd.DataFrame,   # a corpus frame
     recipe: Recipe,
     s: Split,           # which rows train, validate and are tested
     seed: int = 0,
     weights=None,       # path of a state dict, for recipes that do not start from scratch
-    checkpoint=None     # file of a `Checkpoint`, for networks
+    checkpoint=None,    # file of a `Checkpoint`, for networks
+    features=None       # of `build_features`; made, or taken from the cache, if not given
 ):                      # a `Trained`
     "Train a recipe on a split."
-    return TRAINERS[recipe.model](df, build_features(df, recipe), s, recipe, seed, weights, checkpoint)
+    return TRAINERS[recipe.model](df, features or build_features(df, recipe), s, recipe, seed, weights, checkpoint)
 
 # %% ../nbs/30_experiment.ipynb #4181d4a7
 def _why(e): return (str(e) if isinstance(e, SerError) else f'{type(e).__name__}: {e}').replace(str(Path.home()), '~')
