@@ -165,7 +165,7 @@ def run_one(
     checkpoint.unlink(missing_ok=True)
     return run
 
-# %% ../nbs/30_experiment.ipynb #97954b4a
+# %% ../nbs/30_experiment.ipynb #c2663a4d
 def splits_of(
     df: pd.DataFrame,     # a corpus frame
     protocols: list,      # names from `PROTOCOLS`
@@ -197,7 +197,7 @@ def run_grid(
     for first, *more in reports.values() if todo else (): tqdm.write(f'{first}' + (f' (and alike in {len(more)} more splits)' if more else ''))
     for r in recipes: build_features(df, r)
     try:
-        with parallel_config('loky', inner_max_num_threads=max(1, (os.cpu_count() or 1)//jobs)):
+        with parallel_config('loky', inner_max_num_threads=max(1, (os.cpu_count() or 1)//jobs), idle_worker_timeout=10):
             work = (delayed(_attempt)(i, df, r, row['protocol'], row['fold'], row['seed'], weights, results, jobs > 1) for i, (row, r) in enumerate(todo))
             ended = Parallel(jobs, return_as='generator_unordered', batch_size=1, pre_dispatch='all')(work)
             for i, error in (bar := progress(ended, total=len(todo), desc='runs')):

@@ -307,7 +307,7 @@ def make_clip(
 def _write_clip(folder, clip, seed, sr):
     with atomic_write(folder/clip_path(clip)) as tmp: wavfile.write(tmp, sr, make_clip(clip, seed, sr))
 
-# %% ../nbs/03_synth.ipynb #af8fd35a
+# %% ../nbs/03_synth.ipynb #720a21eb
 def synthesise(
     folder,                # where the corpus is to be
     seed: int = 0,         # another seed is other speakers, saying the same sentences
@@ -325,7 +325,7 @@ def synthesise(
     found = note.read_text() if note.exists() else 'recordings'
     if found != recipe: raise SerError(f'{folder} already holds something else ({found}): name another folder, or delete this one')
     todo = [c for c in clip_plan(n_speakers, n_repetitions) if not (folder/clip_path(c)).exists()]
-    with parallel_config('loky', n_jobs=n_jobs or (cpu_count() if len(todo) > 60 else 1), inner_max_num_threads=1):
+    with parallel_config('loky', n_jobs=n_jobs or (cpu_count() if len(todo) > 60 else 1), inner_max_num_threads=1, idle_worker_timeout=2):   # else a process that ends waits for them
         done = Parallel(return_as='generator_unordered')(delayed(_write_clip)(folder, c, seed, sr) for c in todo)
         for _ in progress(done, len(todo), 'synthesising'): pass
     return folder
