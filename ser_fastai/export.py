@@ -252,7 +252,7 @@ def runner() -> str: # Python
     "The program that goes with a graph."
     return RUNNER.format(whole=WHOLE, functions='\n'.join(inspect.getsource(f) for f in (trim_silence, windows, check_audio, fourier_resample)))
 
-# %% ../nbs/51_export.ipynb #f9a181b9
+# %% ../nbs/51_export.ipynb #b2671e56
 class OnnxPredictor(Predictor):
     "A `Predictor` whose model is a graph that hears samples."
     def __init__(self,
@@ -290,6 +290,7 @@ def load_export(
         if hashlib.sha256(graph).hexdigest() != settings['sha256']: raise ValueError('its checksum is not the one in settings.json')
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
+        options.add_session_config_entry('session.intra_op.allow_spinning', '0')  # a waiting thread leaves its core to others
         return OnnxPredictor(settings['bundle'], settings, ort.InferenceSession(graph, options, providers=['CPUExecutionProvider']))
     except OSError as e: raise SerError(f'{path} is no exported model ({e.strerror}): name a folder of ser_export.') from None
     except (ValueError, KeyError, TypeError) as e: raise SerError(f'{path} is damaged ({str(e).rstrip(".")}): export the bundle again.') from None
