@@ -8,7 +8,7 @@ import pytest
 import soundfile as sf
 
 BIN = Path(sys.executable).parent
-COMMANDS = 'ser_download ser_corpora ser_run ser_reproduce ser_report ser_card ser_predict'.split()
+COMMANDS = 'ser_download ser_corpora ser_run ser_reproduce ser_report ser_card ser_predict ser_export'.split()
 
 
 def sh(*args, cwd=None, **env):
@@ -48,11 +48,22 @@ def test_help(name):
     (('ser_download', 'nowhere'), 'known: ravdess'),
     (('ser_report', '--results', 'nowhere'), 'holds no runs'),
     (('ser_card', 'no-such-run'), 'there is no run'),
+    (('ser_export', '.'), 'name a new folder'),
+    (('ser_export', 'out', '--bundle', 'nowhere'), 'nowhere'),
 ])
 def test_misuse_is_one_sentence(args, said, tmp_path):
     r = sh(*args, cwd=tmp_path)
     assert r.returncode == 2 and said in r.stderr and len(r.stderr.strip().splitlines()) == 1
 
+
+def test_export_answers_as_predict(voices, tmp_path):
+    r = sh('ser_export', tmp_path/'model')
+    assert r.returncode == 0 and {f.name for f in (tmp_path/'model').iterdir()} == {'model.onnx', 'settings.json', 'card.md', 'LICENSE', 'run.py'}
+    clip = next((voices/'sad').glob('*.wav'))
+    ours = sh('ser_predict', clip, '--format', 'json')
+    its = subprocess.run([sys.executable, tmp_path/'model'/'run.py', clip], capture_output=True, text=True, timeout=100)
+    ours, its_own = json.loads(ours.stdout), json.loads(its.stdout)
+    assert its.returncode == 0 and ours['probabilities'] == pytest.approx(its_own['probabilities'], abs=1e-3)
 
 def test_corpora_lists_a_folder_and_skips_a_bad_clip(voices):
     bad = voices/'sad'/'broken.wav'
