@@ -6,15 +6,14 @@
 __all__ = ['CITE', 'ABOUT', 'data_of', 'licence_of', 'in_words', 'licence_text', 'scores_of', 'unseen_scores', 'in_short', 'card',
            'run_card']
 
-# %% ../nbs/49_cards.ipynb #a1ea87ae
-import numpy as np
+# %% ../nbs/49_cards.ipynb #e2cabcd8
 import pandas as pd
 
-# %% ../nbs/49_cards.ipynb #4d529e05
-from .compare import answers, fairness_table, model_title
+# %% ../nbs/49_cards.ipynb #8cf4551e
+from .compare import answers, calibration, fairness_table, model_title
 from .core import Recipe, SerError, results_path
 from .corpora import CORPORA
-from .evaluate import accuracy, ece, labels_of, recall_by_class, temperature
+from .evaluate import labels_of, recall_by_class
 from .results import RANDOM, load_clips, load_predictions, load_runs, read_run, summarise, to_markdown
 from .splits import PROTOCOLS
 
@@ -71,15 +70,15 @@ def licence_text(
         'Attribution', *[f'- {a}' for a in licence.get('attribution', [])], '',
         'What was changed: the recordings were turned into spectrograms and a classifier was trained on these; no sound is in this folder.']) + '\n'
 
-# %% ../nbs/49_cards.ipynb #c9de11cf
+# %% ../nbs/49_cards.ipynb #d0fda05b
 def scores_of(
-    recipe,        # a `Recipe`, or the name or hash of one
+    recipe,        # a `Recipe`, or the name of one
     results=None,  # the results folder
     corpora=None   # what it learnt from, e.g. "ravdess", where the results hold several
 ) -> dict:         # protocol -> scores on its test clips, with 95 % intervals
     "The scores of a recipe, in the form that a bundle stores."
     runs, name = load_runs(results), getattr(recipe, 'name', recipe)
-    runs = runs[(runs.recipe_hash == recipe.hash) if isinstance(recipe, Recipe) else (runs.recipe == recipe) | (runs.recipe_hash == recipe)]
+    runs = runs[(runs.recipe_hash == recipe.hash) if isinstance(recipe, Recipe) else (runs.recipe == recipe)]
     runs = runs[(runs.status == 'done') & (runs.corpora == runs.test_corpora) & (runs.corpora == (corpora or runs.corpora))]
     if not len(runs): raise SerError(f'{results_path(results)} holds no finished run of {name}: run it first.')
     table, out = summarise(runs, results, parts=['test']), {}
@@ -162,7 +161,7 @@ def card(
     parts = {'What it is': _what, 'Training data': _data, 'Scores': _scores, 'Limits': _limits, 'Licence': _licence}
     return f'# {info["name"]}\n\n{in_short(info)}\n' + ''.join(f'\n## {title}\n\n{text(info).strip()}\n' for title, text in parts.items())
 
-# %% ../nbs/49_cards.ipynb #300d5db8
+# %% ../nbs/49_cards.ipynb #d7851e64
 def _fairness(pred, results):
     _, gaps = fairness_table(pred, results)
     if not len(gaps): return 'The clips name no groups to compare.'
@@ -170,12 +169,9 @@ def _fairness(pred, results):
     return f'{to_markdown(pd.DataFrame(rows))}\nOver the emotions that all groups have, with 95 % intervals; best and worst are picked after the fact, so of many groups some lie apart by chance.'
 
 def _calibration(runs, results):
-    raw = answers(runs, results)
-    top = raw[labels_of(raw)].max(axis=1).mean()
-    told = f'It is {100*top:.0f} % sure of its answers on average, and {100*accuracy(raw):.0f} % of them are right; the expected calibration error is {ece(raw):.2f}.'
-    if not (runs.n_valid > 0).all(): return told
-    t = [temperature(load_predictions(r, 'valid', results)) for r in runs.run]
-    return f'{told} With a temperature of {np.mean(t):.1f}, fitted on validation clips, the error is {ece(answers(runs, results, calibrated=True)):.2f}.'
+    c = calibration(runs, results)
+    told = f'It is {100*c["confidence"]:.0f} % sure of its answers on average, and {100*c["accuracy"]:.0f} % of them are right; the expected calibration error is {c["ece"]:.2f}.'
+    return told + (f' With a temperature of {c["temperature"]:.1f}, fitted on validation clips, the error is {c["ece_rescaled"]:.2f}.' if 'temperature' in c else '')
 
 def run_card(
     run: str,     # its name

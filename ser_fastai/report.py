@@ -5,9 +5,8 @@
 # %% auto #0
 __all__ = ['STYLE', 'BLUE', 'ORANGE', 'PAIRS', 'CNNS', 'Observation', 'OBSERVATIONS', 'CSS', 'Fig', 'FIGURES', 'REPO',
            'SYNTHETIC', 'NEIGHBOURS', 'styled', 'png', 'one_of_each', 'fig_spectrograms', 'fig_classes',
-           'fig_waveforms', 'tested', 'loss_pair', 'model_name', 'fig_losses', 'fig_confusion', 'end_losses',
-           'pair_confusion', 'observations', 'table_html', 'headline', 'unseen_cost', 'observations_html',
-           'draw_figures', 'write_report']
+           'fig_waveforms', 'tested', 'loss_pair', 'fig_losses', 'fig_confusion', 'end_losses', 'pair_confusion',
+           'observations', 'table_html', 'headline', 'unseen_cost', 'observations_html', 'draw_figures', 'write_report']
 
 # %% ../nbs/11_report.ipynb #e5d3dfe4
 import base64, io
@@ -22,9 +21,9 @@ import PIL.Image as pil
 from fastcore.xml import (B, Body, Code, Div, Figcaption, Figure, H1, H2, H3, Head, Header, Html, Img, Li, Link, Main, Meta, P, Pre, Safe,
                           Section, Small, Span, Style, Table, Tbody, Td, Th, Thead, Title, Tr, Ul, to_xml)
 
-# %% ../nbs/11_report.ipynb #0c0999a9
+# %% ../nbs/11_report.ipynb #9943da15
 from .audio import read_audio, trim_silence
-from .compare import best_by_validation, comparisons
+from .compare import best_by_validation, comparisons, model_name
 from .core import Recipe, SerError, atomic_write, label_order, repo_path
 from .corpora import CORPORA, plot_classes
 from .evaluate import accuracy, counts, labels_of, plot_confusion, plot_curves, recall_by_class, resampled, uar
@@ -163,14 +162,7 @@ def loss_pair(
         return both, {f'{w} augmentation': curves[curves.run.isin(both.run[both.recipe == r])] for w, r in zip(('without', 'with'), pair)}
     raise SerError('no CNN has been trained both without and with augmentation on the same split')
 
-# %% ../nbs/11_report.ipynb #09eb19f6
-def model_name(
-    run  # facts of one run
-) -> str:
-    "A model in words."
-    words, arch = PAPER[run['recipe']][0], run['arch']
-    return words if words.startswith(('SVM', 'BiLSTM')) else words.replace('CNN', arch, 1)
-
+# %% ../nbs/11_report.ipynb #890cef8a
 def _number(n, what): return f'{n} {what}{"" if n == 1 else "s"}'
 
 # %% ../nbs/11_report.ipynb #3dec7d1c
