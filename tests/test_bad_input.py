@@ -147,8 +147,16 @@ def flaw(text, name, says=''):
     "What keeps a message from being one sentence on what, why and the remedy; nothing if it is one."
     rest = text.replace(str(name), 'NAME')
     if 'NAME' not in rest: return f'does not name it: {text!r}'
+    text = text[:400]
     if not rest.isprintable() or not re.search(r'NAME.*: \w.+\.$', rest) or len(rest) > 300: return f'is no sentence with a remedy: {text!r}'
     if not re.search(says, rest) or ('not exist' in rest and 'not exist' not in says): return f'says something else than {says!r}: {text!r}'
+
+
+def check(text, name, says=''):
+    if f := flaw(text, name, says): pytest.fail(f, pytrace=False)
+
+def none(wrong):
+    if wrong: pytest.fail('\n'.join(f'{k}: {v}' for k, v in wrong.items()), pytrace=False)
 
 
 # both ways in
@@ -169,7 +177,8 @@ def test_right(name, svm, folder):
 def test_one_sentence(name, svm, folder):
     path, says = (name, ODD[name]) if name in ODD else (folder/f'{name}.wav', BAD[name][1])
     with pytest.raises(SerError) as e: svm.predict(path)
-    assert not flaw(str(e.value), path, says) and not MARKER.exists()
+    check(str(e.value), path, says)
+    assert not MARKER.exists()
 
 def test_unreadable(svm, tmp_path):
     f = tmp_path/'mine.wav'
@@ -177,7 +186,7 @@ def test_unreadable(svm, tmp_path):
     f.chmod(0)
     if os.access(f, os.R_OK): return svm.predict(f)   # of an administrator
     with pytest.raises(SerError) as e: svm.predict(f)
-    assert not flaw(str(e.value), f, 'cannot be read')
+    check(str(e.value), f, 'cannot be read')
 
 def test_command(svm, bundles, folder):
     "All of it at once: every good file is answered, every bad one gets its line."
@@ -200,7 +209,8 @@ def test_command(svm, bundles, folder):
         mine = [l for l in lines if l.startswith(f'{name} ')]
         if len(mine) != 1: wrong[name] = mine
         elif f := flaw(mine[0], name, says): wrong[name] = f
-    assert not wrong and len(lines) == len(said)
+    none(wrong)
+    assert len(lines) == len(said)
 
 PEAK = '''
 import json, resource, sys
@@ -240,6 +250,7 @@ def verdict(read, folder):
         p = read(folder)
         at, probs, text = '', p.predict(CLIP, SR), p.card
     except SerError as e: return flaw(str(e), at)
+    except TimeoutError: raise
     except Exception as e: return f'{type(e).__name__}: {str(e)[:200]}'
     if list(probs.index) != p.labels or not np.isfinite(probs).all() or (probs < 0).any() or abs(probs.sum() - 1) > 1e-4: return f'no probabilities: {probs.to_dict()}'
     assert text.startswith('# ')
@@ -259,9 +270,9 @@ def test_spoilt_bundles(kind, n, file, bundles, tmp_path):
     data = (bundles/kind/file).read_bytes()
     head = 8 + int.from_bytes(data[:8], 'little') if file == 'model.safetensors' else len(data)
     wrong = {how: v for how, new in spoilt_at(data, n, head) if (v := verdict(load_bundle, changed(bundles/kind, tmp_path/'b', file, new)))}
-    assert not wrong
+    none(wrong)
 
-ODD_VALUES = [None, True, 0, -1, .5, 1e308, float('nan'), float('inf'), 10**400, '', 'x'*100_000, '../../../etc/passwd', '\x1b[2J\n', '\ud800', '{0.__class__}', [], {}, [[]], [None], {'': 1}]
+ODD_VALUES = [None, True, 0, -1, 1e308, float('nan'), 10**400, '', 'x'*10**5, '../../../etc/passwd', '\x1b[2J\n', '\ud800', [[]], {'': 1}]
 
 def leaves(x, path=()):
     "Every place in a JSON value, itself first."
@@ -284,7 +295,7 @@ def test_odd_values_in_a_bundle(bundles, tmp_path):
     info['scores'] = dict(emobox=dict(unseen_speakers=True, accuracy=.5, accuracy_lo=.4, accuracy_hi=.6, clips=9, recall=dict(sad=.3)))
     assert not verdict(load_bundle, changed(bundles/'svm', tmp_path/'b', 'bundle.json', json.dumps(info).encode()))
     wrong = {how: v for how, new in odd_values(info, ['sha256', 'versions']) if (v := verdict(load_bundle, changed(bundles/'svm', tmp_path/'b', 'bundle.json', new)))}
-    assert not wrong
+    none(wrong)
 
 def header(size=None, **tensors):
     "A safetensors file of nothing but claims."
@@ -304,16 +315,18 @@ TENSORS = dict(quadrillion=header(mean=('F64', [10**15], [0, 8*10**15])), overfl
 @pytest.mark.parametrize('how', TENSORS)
 def test_hostile_tensors(how, bundles, tmp_path):
     with pytest.raises(SerError) as e: load_bundle(changed(bundles/'svm', tmp_path/'b', 'model.safetensors', TENSORS[how]))
-    assert not flaw(str(e.value), tmp_path/'b') and 'root:' not in str(e.value) and not MARKER.exists()
+    check(str(e.value), tmp_path/'b')
+    assert 'root:' not in str(e.value) and not MARKER.exists()
 
 @pytest.mark.parametrize('name', ['two\nlines', 'red\x1b[31m', 'x'*10**5], ids=ascii)
 def test_hostile_names_of_tensors_and_fields(name, bundles, tmp_path):
     of = load((bundles/'svm'/'model.safetensors').read_bytes())
-    assert not verdict(load_bundle, changed(bundles/'svm', tmp_path/'tensor', 'model.safetensors', save(of | {name: torch.ones(1)})))
+    wrong = dict(tensor=verdict(load_bundle, changed(bundles/'svm', tmp_path/'tensor', 'model.safetensors', save(of | {name: torch.ones(1)}))))
     info = json.loads((bundles/'svm'/'bundle.json').read_text())
     for where in ('recipe', 'features', 'data', 'licence', 'scores'):
         odd = info | {where: info[where] | {name: 1}}
-        assert not verdict(load_bundle, changed(bundles/'svm', tmp_path/where, 'bundle.json', json.dumps(odd).encode()))
+        wrong[where] = verdict(load_bundle, changed(bundles/'svm', tmp_path/where, 'bundle.json', json.dumps(odd).encode()))
+    none({k: v for k, v in wrong.items() if v})
 
 @pytest.mark.parametrize('file', ['bundle.json', 'model.safetensors'])
 @pytest.mark.parametrize('to', ['/etc/passwd', '/dev/zero', '/dev/null', '/proc/self/mem', '/etc', 'nowhere', 'fifo'])
@@ -322,7 +335,8 @@ def test_bundles_of_links(file, to, bundles, tmp_path):
     (d/file).unlink()
     os.mkfifo(d/file) if to == 'fifo' else (d/file).symlink_to(to)
     with pytest.raises(SerError) as e: load_bundle(d)
-    assert not flaw(str(e.value), d/file) and 'root:' not in str(e.value)
+    check(str(e.value), d/file)
+    assert 'root:' not in str(e.value)
 
 
 # a stranger's graph
@@ -363,9 +377,9 @@ def endless():
     return graph(values=[nh.from_array(np.zeros(8, 'float32'), 'bias'), nh.from_array(np.array(2**63 - 1), 'times'), true('go')], more=[loop])
 
 GRAPHS = dict(  # what a graph of `export_bundle` never is
-    empty=lambda: b'', text=lambda: b'no graph\n'*99, random=lambda: np.random.default_rng(1).bytes(9999), pickle=lambda: pickle.dumps(Boom()), other_input=lambda: graph(name='x'),
+    empty=lambda: b'', text=lambda: b'no graph\n'*99, random=lambda: np.random.default_rng(1).bytes(9999), pickle=lambda: pickle.dumps(Boom()), other_input=lambda: graph(name='sound'),
     whole_numbers_in=lambda: graph(kind='INT64'), words_in=lambda: graph(kind='STRING'), one_length=lambda: graph(shape=(1, 100)), three_axes=lambda: graph(shape=('a', 'b', 'c')),
-    fewer_labels=lambda: graph(3), more_labels=lambda: graph(9), one_number=lambda: graph(1), two_outputs=lambda: graph(outputs=('a', 'b')), no_outputs=lambda: graph(outputs=()),
+    fewer_labels=lambda: graph(3), more_labels=lambda: graph(9), one_number=lambda: graph(1), no_outputs=lambda: graph(outputs=()),
     whole_numbers_out=lambda: graph(out='INT64'), words_out=lambda: graph(out='STRING'), nan=lambda: graph(bias=np.nan), infinite=lambda: graph(op='Identity', bias=np.inf),
     no_probabilities=lambda: graph(op='Identity', bias=7.), negative=lambda: graph(op='Neg', bias=-.125), unknown_step=lambda: graph(op='Nothing'), own_step=lambda: graph(op='Evil', domain='evil'),
     newest=lambda: graph(opset=999), endless=endless, passwords=lambda: outside('/etc/passwd'), passwords_upwards=lambda: outside('../'*20 + 'etc/passwd'),
@@ -376,17 +390,18 @@ def test_hostile_graphs(how, exported, tmp_path, monkeypatch):
     d = changed(exported, tmp_path/'out', 'model.onnx', GRAPHS[how]())
     monkeypatch.chdir(d)
     with pytest.raises(SerError) as e: how == 'endless' and read_export(d) or read_export(d).predict(CLIP, SR)
-    assert not flaw(str(e.value), d) and not MARKER.exists() and 'root:' not in str(e.value)
+    check(str(e.value), d)
+    assert 'root:' not in str(e.value) and not MARKER.exists()
 
 def test_spoilt_graphs(exported, tmp_path):
     data = (exported/'model.onnx').read_bytes()
-    wrong = {how: v for how, new in spoilt_at(data, 100, 3000) if (v := verdict(read_export, changed(exported, tmp_path/'out', 'model.onnx', new)))}
-    assert not wrong
+    wrong = {how: v for how, new in spoilt_at(data, 50, 3000) if (v := verdict(read_export, changed(exported, tmp_path/'out', 'model.onnx', new)))}
+    none(wrong)
 
 def test_odd_settings(exported, tmp_path):
     info = json.loads((exported/'settings.json').read_text(encoding='utf8'))
-    wrong = {how: v for how, new in odd_values(info, ['bundle', 'versions', 'sha256']) if (v := verdict(read_export, changed(exported, tmp_path/'out', 'settings.json', new)))}
-    assert not wrong
+    wrong = {how: v for how, new in odd_values(info, ['bundle', 'versions', 'sha256', 'labels']) if (v := verdict(read_export, changed(exported, tmp_path/'out', 'settings.json', new)))}
+    none(wrong)
 
 SETTINGS = dict(sr=[0, -1, 1, 8000, 1e9, 16000.5, '16000', float('nan')], seconds=[float('nan'), 0, -1, 1e9, '1', float('inf')], trim=['yes', None, 2],
                 labels=[['sad']*8, ['sad', 'happy'], [str(i) for i in range(8)], [], 'abcdefgh', list(range(8))], bundle=[None, [], {}, 'x'], sha256=[None, 0, ['']])
@@ -398,7 +413,7 @@ def test_lying_settings(field, exported, tmp_path):
     for value in SETTINGS[field]:
         d = changed(exported, tmp_path/'out', 'settings.json', json.dumps(info | {field: value}).encode())
         with pytest.raises(SerError) as e: read_export(d), pytest.fail(f'{field} = {value} was taken')
-        assert not flaw(str(e.value), d)
+        check(str(e.value), d)
     d = changed(exported, tmp_path/'out', 'settings.json', json.dumps({k: v for k, v in info.items() if k != field}).encode())
     with pytest.raises(SerError) as e: read_export(d)
-    assert not flaw(str(e.value), d)
+    check(str(e.value), d)
