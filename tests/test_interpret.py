@@ -11,11 +11,14 @@ from sklearn.metrics.pairwise import cosine_distances
 from torch import nn
 
 from ser_fastai import interpret as I
+from ser_fastai.bundles import save_bundle
 from ser_fastai.core import Recipe, SerError, seed_all
+from ser_fastai.corpora import load_csv
 from ser_fastai.data import spectrogram_dls
-from ser_fastai.features import Features, as_image
+from ser_fastai.features import Features, as_image, build_features
 from ser_fastai.models.cnn import cnn_learner
 from ser_fastai.models.lstm import BiLSTM
+from ser_fastai.predict import Predictor, load_bundle
 from ser_fastai.splits import Split
 
 N, SHORT, LONG = 8, 20, 40   # clips; frames of all but the last, and of the last; an image has 25
@@ -126,6 +129,47 @@ def test_occlusion_of_an_lstm_and_what_it_cannot_be_asked(data):
     with pytest.raises(SerError, match='use occlusion'): I.grad_cam(learn, '0')
     for bad in dict(seconds=1.), dict(seconds=.01), dict(axis='frequency', bands=200), dict(axis='both', bands=0):
         with pytest.raises(SerError, match='does not fit'): I.occlusion(learn, '0', **bad)
+
+
+@pytest.fixture(scope='module')
+def voices(tmp_path_factory):
+    "Four recordings, their features, and a bundle of a network."
+    d, rng = tmp_path_factory.mktemp('explain'), np.random.default_rng(0)
+    t = np.arange(16000)/16000
+    rows = [dict(path=f'{i}.wav', emotion=('sad', 'calm')[i % 2], speaker=str(i)) for i in range(4)]
+    for i, r in enumerate(rows):
+        x = sum(np.sin(2*np.pi*k*(120 + 40*i)*t)/k for k in range(1, 12))*np.hanning(len(t)) + .003*rng.standard_normal(len(t))
+        sf.write(d/r['path'], np.pad(.1*x, 4000), 16000, subtype='FLOAT')
+    pd.DataFrame(rows).to_csv(d/'c.csv', index=False)
+    df, r = load_csv(d/'c.csv'), Recipe('tiny', arch='resnet18', seconds=1., sizes=(64,), bs=4)
+    seed_all(0)
+    learn = cnn_learner(spectrogram_dls(df, build_features(df, r, d/'cache', 1), Split(np.arange(3), np.array([3]), []), r, 64), 'resnet18')
+    save_bundle(d/'cnn', learn, r)
+    return df, learn, load_bundle(d/'cnn')
+
+
+def test_a_bundle_is_explained_as_its_learner(voices):
+    df, learn, p = voices
+    for clip, path in zip(df['clip'], df.path):
+        for label in (None, 'sad', 'calm'):
+            x, S, cam = I.explain(p, path, label=label)
+            want = I.grad_cam(learn, clip, label)
+            assert S.shape == cam.shape == want.shape and abs(len(x)/16000 - S.shape[1]*.012) < .02
+            np.testing.assert_allclose(cam, want, atol=2e-2)
+
+
+def test_what_has_no_convolutions_is_silenced(voices):
+    "A predictor that hears nothing but the level of the second half."
+    df, _, real = voices
+    class Level(Predictor):
+        def __init__(self): self.labels, self.sr, self.seconds, self.trim, self.models, self.pool, self.temperature = ['sad', 'calm'], 16000, 3., False, [], real.pool, 1.
+        def input(self, x): return x
+        def probs(self, xs): return np.array([[1 - q, q] for q in (min(.9, .1 + 10*np.square(x[len(x)//2:]).mean()) for x in xs)])
+    x, S, fell = I.explain(Level(), df.path[0], label='calm')
+    assert fell.shape == S.shape and np.abs(fell).max() == pytest.approx(1)
+    half = S.shape[1]//2
+    assert np.abs(fell[:, :half - 20]).max() < 1e-9 and fell[:, half + 5:half + 30].mean() > .3
+    with pytest.raises(SerError, match='label'): I.explain(real, df.path[0], label='nobody')
 
 
 def test_bad_input(data, net):
