@@ -32,7 +32,7 @@ $(STAMP): settings.ini setup.py pyproject.toml
 	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV) || { echo "$(PYTHON) cannot make a virtual environment;" \
 	  "on Debian and Ubuntu: apt install python3-venv" >&2; rm -rf $(VENV); exit 1; }
 	@echo "Installing into $(VENV); PyTorch is large, so this takes some minutes."
-	@$(BIN)/python -m pip install -e '.[dev,onnx]'
+	@$(BIN)/python -m pip install -e '.[dev,onnx,app]'
 	@touch $@
 
 test: $(STAMP) ## library and notebooks in step, every notebook, every test (offline, about 10 minutes at most)
