@@ -8,9 +8,10 @@ __all__ = []
 # %% ../nbs/61_all.ipynb #b11200e8
 from fastai.vision.all import *
 
-# %% ../nbs/61_all.ipynb #8ef2750f
+# %% ../nbs/61_all.ipynb #79c7d8e8
 from .audio import fix_length, read_audio, trim_silence
 from .augment import WAVEFORM, make_copy, shift_image, spec_augment
+from .bundles import bundle_learner, default_bundle, save_bundle, train_bundle
 from .cards import run_card
 from .compare import ablation_table, gap_table, pairs_table, plot_ablation, plot_gap, show_gap
 from .core import EMOTIONS, Recipe, SerError, data_path, label_order, results_path, seed_all
@@ -23,7 +24,7 @@ from .features import Features, build_features, log_mel, mfcc, plot_log_mel
 from .models.cnn import cnn_learner, load_body
 from .models.lstm import BiLSTM
 from .models.svm import mfcc_stats, svm_pipeline
-from .predict import Predictor, default_bundle, load_bundle, save_bundle
+from .predict import Predictor, answer, load_bundle, plot_timeline, segments
 from .results import load_predictions, load_runs, show_table1, summarise, table1
 from .splits import PROTOCOLS, Split, check_leaks, leaks, n_folds, plot_split, split
 from .synth import synthesise

@@ -232,17 +232,20 @@ def ser_card(
     with atomic_write(out) as tmp: tmp.write_text(text, encoding='utf8')
     print(out)
 
-# %% ../nbs/60_cli.ipynb #cc20403c
+# %% ../nbs/60_cli.ipynb #b0e9e418
 @command
 def ser_predict(
-    paths: Param('audio files, folders or globs', str, nargs='+', opt=False),
-    bundle: str = None,           # a bundle's folder; default the one that ships
+    paths: Param('audio files, folders, globs, lists (.csv, .txt), or - for standard input', str, nargs='+', opt=False),
+    bundle: str = None,           # the folder of a bundle or of ser_export; default the bundle that ships
     top: int = 2,                 # how many emotions to show of each clip
     format: Param('table, csv or json', str, choices=['table', 'csv', 'json']) = 'table',
+    threshold: float = 0.,        # an answer that is less probable than this (0 to 1) becomes "uncertain"
+    timeline: store_true = False, # what is heard over time, for long recordings
+    plot: str = None,             # a folder for a picture of each timeline
 ):
     "The emotion in recordings."
     from ser_fastai.predict import predict_paths
-    sys.exit(predict_paths(paths, bundle, top=top, format=format))
+    sys.exit(predict_paths(paths, bundle, top=top, format=format, threshold=threshold, timeline=timeline, plot=plot))
 
 # %% ../nbs/60_cli.ipynb #e42bee14
 @command

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CALIBRATE', 'RUNNER', 'LogMel', 'resize_matrices', 'ToImage', 'Svm', 'Softmax', 'FromSamples', 'to_onnx', 'to_int8',
-           'fourier_resample', 'runner', 'OnnxPredictor', 'load_export', 'agreement', 'export_bundle']
+           'fourier_resample', 'runner', 'agreement', 'export_bundle']
 
 # %% ../nbs/51_export.ipynb #a1ebd4ee
 import hashlib, inspect, json, logging, math, tempfile, warnings
@@ -21,14 +21,16 @@ from scipy.fft import dct
 from torch import nn
 from torch.nn import functional as F
 
-# %% ../nbs/51_export.ipynb #cce8122c
-from .audio import check_audio, resample, trim_silence
-from .cards import licence_text
+# %% ../nbs/51_export.ipynb #d7f68553
+from .audio import check_audio, check_samples, resample, trim_silence
+from .bundles import default_bundle, leaves, network, read_bundle
+from .cards import card, licence_text
 from .core import Recipe, SerError, need, progress
 from .data import TensorSpectrogram, image_tfms
+from .evaluate import FLOOR
 from .experiment import environment
 from .features import mel_filters
-from .predict import WHOLE, Predictor, check_info, default_bundle, leaves, load_bundle, load_sound, network, windows
+from .predict import PAUSE, WHOLE, OnnxPredictor, Predictor, load_bundle, windows
 from .train import stages
 
 # %% ../nbs/51_export.ipynb #b9a10a3a
@@ -121,7 +123,7 @@ class Svm(nn.Module):
         votes, sums = won @ self.plus + (1 - won) @ self.minus, d @ (self.plus - self.minus)
         return (2*(votes + sums/(3*(sums.abs() + 1)))).softmax(1).float()
 
-# %% ../nbs/51_export.ipynb #1213a8b4
+# %% ../nbs/51_export.ipynb #d201cf0b
 class Softmax(nn.Module):
     "A network, and the soft maximum of its scores."
     def __init__(self, net): super().__init__(); self.net = net
@@ -134,11 +136,11 @@ class FromSamples(nn.Module):
     ):
         super().__init__()
         path = Path(path).expanduser() if path else default_bundle()
-        self.info, self.shares = load_bundle(path).info, []
+        self.info, self.shares = read_bundle(path)[0], []
+        self.temperature = self.info.get('temperature', 1.)
         tensors, parts = load_file(path/'model.safetensors'), leaves(self.info)
-        if len({(r.sr, r.seconds, r.trim) for _, r, *_ in parts}) > 1:
-            raise SerError(f'{path} averages models that hear different samples (rate, seconds or trimming): export its members one by one.')
-        self.recipe, self.front, self.net = parts[0][1], nn.ModuleList(), nn.ModuleList()
+        self.recipe, self.seconds = parts[0][1], max(r.seconds for _, r, *_ in parts)
+        self.front, self.net = nn.ModuleList(), nn.ModuleList()
         for kind, r, prefix, share in parts:
             own = {n.removeprefix(prefix): t.double() if kind == 'svm' and t.is_floating_point() else t.float() if t.is_floating_point() else t
                    for n, t in tensors.items() if n.startswith(prefix)}
@@ -149,7 +151,9 @@ class FromSamples(nn.Module):
                 net = Softmax(net)
             self.front.append(front); self.net.append(net); self.shares.append(share)
         self.eval().requires_grad_(False)
-    def forward(self, x): return sum(share*net(front(x)) for share, front, net in zip(self.shares, self.front, self.net))
+    def forward(self, x):
+        p = sum(share*net(front(x)) for share, front, net in zip(self.shares, self.front, self.net))
+        return p if self.temperature == 1 else F.normalize(p.clamp(min=FLOOR)**(1/self.temperature), p=1., dim=1)
 
 # %% ../nbs/51_export.ipynb #9db282f2
 def to_onnx(
@@ -204,7 +208,7 @@ def fourier_resample(
     spec *= np.interp(np.arange(len(spec))*2/min(padded, size), at, fade)
     return (np.fft.irfft(spec[:size//2 + 1], size)[:(2*n*sr + sr_from)//(2*sr_from)]*(size/padded)).astype('float32')
 
-# %% ../nbs/51_export.ipynb #63273b45
+# %% ../nbs/51_export.ipynb #efd4e1f1
 RUNNER = '''"""Emotion in a recording: python run.py my.wav ...   Needs: pip install onnxruntime numpy soundfile"""
 import json, math, sys
 from pathlib import Path
@@ -215,7 +219,8 @@ import soundfile
 
 class SerError(Exception): "What went wrong with which input, and the remedy, in one sentence."
 
-WHOLE = {whole}  # recordings up to this many times `seconds` are heard as one utterance
+WHOLE = {whole}   # recordings up to this many times `seconds` are heard as one utterance
+PAUSE = {pause} # windows with less than this share of the loudest one's power are pauses
 
 {functions}
 def load(folder=Path(__file__).parent):
@@ -230,10 +235,11 @@ def predict(path, settings, session):
     except (OSError, RuntimeError, TypeError, ValueError) as e:
         raise SerError(f'{{path}} cannot be read as audio: check the name, or convert it to wav or flac.') from e
     if not 1000 <= rate <= 768000: raise SerError(f'{{path}} has a rate of {{rate}} Hz: 1 kHz to 768 kHz can be read.')
-    if not len(x) or not np.isfinite(x).all(): raise SerError(f'{{path}} holds no samples, or some that are no numbers: export it again.')
-    x = check_audio(fourier_resample(x.mean(1), rate, sr), sr, path)
-    if np.abs(x).max() > 100: raise SerError(f'{{path}} holds samples far outside -1 to 1: export it again.')
-    parts = [trim_silence(x[w]) if trim else x[w] for w in windows(x, sr, settings['seconds'], trim)]
+    if not len(x): raise SerError(f'{{path}} holds no samples: record it again.')
+    x = check_audio(fourier_resample(check_samples(x.mean(1), path), rate, sr), sr, path)
+    parts = [x for _, x in windows([x], sr, settings['seconds'], trim)]
+    power = np.array([np.square(x, dtype='float64').mean() for x in parts])
+    parts = [trim_silence(x) if trim else x for x, loud in zip(parts, power >= PAUSE*power.max()) if loud]
     probs = np.mean([session.run(None, {{'samples': p[None].astype('float32')}})[0][0] for p in parts], 0)
     return dict(zip(settings['labels'], map(float, probs)))
 
@@ -250,52 +256,9 @@ if __name__ == '__main__':
 
 def runner() -> str: # Python
     "The program that goes with a graph."
-    return RUNNER.format(whole=WHOLE, functions='\n'.join(inspect.getsource(f) for f in (trim_silence, windows, check_audio, fourier_resample)))
+    return RUNNER.format(whole=WHOLE, pause=PAUSE, functions='\n'.join(inspect.getsource(f) for f in (trim_silence, windows, check_samples, check_audio, fourier_resample)))
 
-# %% ../nbs/51_export.ipynb #b2671e56
-class OnnxPredictor(Predictor):
-    "A `Predictor` whose model is a graph that hears samples."
-    def __init__(self,
-        info: dict,     # the description of the bundle that it was made from
-        settings: dict, # labels, sr, seconds, trim
-        session         # of onnxruntime
-    ):
-        super().__init__(info, [])
-        self.settings, self.session = settings, session
-    def inputs(self,
-        audio,   # a path or samples, as for `load_sound`
-        sr=None  # rate of the samples, Hz
-    ) -> list:   # the trimmed windows, (n,) each
-        "What the graph is fed."
-        s, (x, rate, name) = self.settings, load_sound(audio, sr)
-        if not 1000 <= rate <= 768000: raise SerError(f'{name} has a rate of {rate} Hz: 1 kHz to 768 kHz can be read.')
-        x = check_audio(resample(x, rate, s['sr']), s['sr'], name)
-        if np.abs(x).max() > 100: raise SerError(f'{name} holds samples far outside -1 to 1: export it again.')
-        return [trim_silence(x[w]) if s['trim'] else x[w] for w in windows(x, s['sr'], s['seconds'], s['trim'])]
-    def probs(self,
-        inputs: list # of `inputs`, one a recording
-    ) -> np.ndarray: # (n_recordings, n_labels)
-        "The graph's answers, averaged over windows."
-        return np.stack([np.mean([self.session.run(None, dict(samples=x[None].astype('float32')))[0][0] for x in xs], 0, dtype='float64') for xs in inputs])
-
-def load_export(
-    path,             # a folder of `export_bundle`
-    threads: int = 0  # of onnxruntime; 0 is one a core
-) -> OnnxPredictor:
-    "Read an exported folder."
-    ort, path = need('onnxruntime', 'onnx'), Path(path).expanduser()
-    try:
-        settings, graph = json.loads((path/'settings.json').read_text(encoding='utf8')), (path/'model.onnx').read_bytes()
-        check_info(settings['bundle'])
-        if hashlib.sha256(graph).hexdigest() != settings['sha256']: raise ValueError('its checksum is not the one in settings.json')
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.add_session_config_entry('session.intra_op.allow_spinning', '0')  # a waiting thread leaves its core to others
-        return OnnxPredictor(settings['bundle'], settings, ort.InferenceSession(graph, options, providers=['CPUExecutionProvider']))
-    except OSError as e: raise SerError(f'{path} is no exported model ({e.strerror}): name a folder of ser_export.') from None
-    except (ValueError, KeyError, TypeError) as e: raise SerError(f'{path} is damaged ({str(e).rstrip(".")}): export the bundle again.') from None
-
-# %% ../nbs/51_export.ipynb #f5782aea
+# %% ../nbs/51_export.ipynb #77558e42
 def agreement(
     one: Predictor,
     other: Predictor,
@@ -316,29 +279,29 @@ def export_bundle(
     info, r, int8 = net.info, net.recipe, clips is not None
     if int8 and info['kind'] != 'cnn': raise SerError(f'8 bits are for a cnn, and this bundle is of the kind {info["kind"]}: export it in 32 bits.')
     if int8 and not len(clips): raise SerError('8 bits need recordings to take the ranges from: pass some of the training clips.')
-    settings = dict(labels=info['labels'], sr=r.sr, seconds=r.seconds, trim=r.trim, bits=8 if int8 else 32)
+    settings = dict(labels=info['labels'], sr=r.sr, seconds=net.seconds, trim=r.trim, bits=8 if int8 else 32)
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f'.{path.name}.') as d:
         new, old, graph = Path(d)/path.name, Path(d)/'.old', Path(d)/'graph.onnx'
         new.mkdir()
         to_onnx(net, graph)
-        card = load_bundle(bundle).card
+        text = card(info)
         def write(**more):
-            text = dict(settings, sha256=hashlib.sha256((new/'model.onnx').read_bytes()).hexdigest(), versions=environment()['versions'], **more, bundle=info)
-            (new/'settings.json').write_text(json.dumps(text, indent=1, ensure_ascii=False) + '\n', encoding='utf8')
+            facts = dict(settings, sha256=hashlib.sha256((new/'model.onnx').read_bytes()).hexdigest(), versions=environment()['versions'], **more, bundle=info)
+            (new/'settings.json').write_text(json.dumps(facts, indent=1, ensure_ascii=False) + '\n', encoding='utf8')
         if int8:
             like = OnnxPredictor(info, settings, None)
             some = [clips[i] for i in np.unique(np.linspace(0, len(clips) - 1, CALIBRATE).round().astype(int))]
-            to_int8(graph, new/'model.onnx', [x for c in some for x in like.inputs(c)])
+            to_int8(graph, new/'model.onnx', [x for c in some for b in like.batches(c) for *_, x in b])
             write()
-            found = agreement(load_bundle(bundle), load_export(new), clips)
+            found = agreement(load_bundle(bundle), load_bundle(new), clips)
             write(agreement=found)
-            card += (f'\n## In 8 bits\n\nThis folder holds the network in 8 bits. It gave the same answer as the network in 32 bits on '
+            text += (f'\n## In 8 bits\n\nThis folder holds the network in 8 bits. It gave the same answer as the network in 32 bits on '
                      f'{100*found["same"]:.1f} % of {found["clips"]} recordings that it was calibrated with; the largest difference of a probability was {found["largest"]:.3f}.\n')
         else:
             graph.rename(new/'model.onnx')
             write()
-        (new/'card.md').write_text(card, encoding='utf8')
+        (new/'card.md').write_text(text, encoding='utf8')
         (new/'LICENSE').write_text(licence_text(info).replace('model.safetensors', 'model.onnx'), encoding='utf8')
         (new/'run.py').write_text(runner(), encoding='utf8')
         if path.exists(): path.rename(old)

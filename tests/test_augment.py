@@ -9,7 +9,7 @@ from ser_fastai.data import LoadSpectrogram, spectrogram_dls
 from ser_fastai.models.cnn import cnn_learner
 from ser_fastai.models.lstm import train_lstm
 from ser_fastai.models.svm import mfcc_stats, svm_pipeline, train_svm
-from ser_fastai.predict import save_bundle
+from ser_fastai.bundles import save_bundle
 from ser_fastai.results import recipe_facts
 from ser_fastai.splits import Split
 

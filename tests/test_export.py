@@ -10,7 +10,8 @@ from ser_fastai.audio import resample, trim_silence
 from ser_fastai.core import Recipe, SerError
 from ser_fastai.corpora import load_csv
 from ser_fastai.features import log_mel
-from ser_fastai.predict import load_bundle, save_bundle, train_bundle
+from ser_fastai.bundles import save_bundle, train_bundle
+from ser_fastai.predict import load_bundle
 from ser_fastai.train import Trained
 
 SR, LABELS = 16000, ['sad', 'angry', 'awe']
@@ -64,12 +65,12 @@ def probs(p, corpus): return p.predict_files(corpus.path, jobs=1)[p.labels].to_n
 
 @pytest.mark.parametrize('kind', RECIPES)
 def test_parity(kind, exports, corpus):
-    want, got = probs(load_bundle(exports/kind), corpus), probs(X.load_export(exports/f'{kind}_out'), corpus)
+    want, got = probs(load_bundle(exports/kind), corpus), probs(X.load_bundle(exports/f'{kind}_out'), corpus)
     assert want.std(0).max() > 1e-4, 'a model that answers all alike proves nothing'
     np.testing.assert_allclose(got, want, atol=1e-4)
 
 def test_int8(exports, corpus):
-    small, large = X.load_export(exports/'cnn8_out'), X.load_export(exports/'cnn_out')
+    small, large = X.load_bundle(exports/'cnn8_out'), X.load_bundle(exports/'cnn_out')
     assert (exports/'cnn8_out'/'model.onnx').stat().st_size < .35*(exports/'cnn_out'/'model.onnx').stat().st_size
     a, b = probs(small, corpus), probs(large, corpus)
     assert 0 < np.abs(a - b).max() < .1
@@ -84,7 +85,7 @@ def test_the_front_end_stays_in_32_bits(exports):
 
 @pytest.mark.parametrize('kind', ['svm', 'lstm', 'cnn', 'cnn8'])
 def test_any_length_any_batch(kind, exports):
-    s = X.load_export(exports/f'{kind}_out').session
+    s = X.load_bundle(exports/f'{kind}_out').session
     run = lambda x: s.run(None, dict(samples=x))[0]
     for n in (256, 1600, 15999, 16000, 16001, 16192, 31999, 48000):
         x = np.stack([buzz(100 + 40*i, 3., seed=i)[12000 - n//4:][:n] for i in range(3)])
@@ -96,7 +97,7 @@ def test_any_length_any_batch(kind, exports):
 @pytest.mark.parametrize('kind', ['lstm', 'cnn'])
 def test_pads_and_crops_as_the_bundle(kind, seconds, exports):
     x = buzz(180, 2.5)[8000:8000 + int(seconds*SR)]
-    np.testing.assert_allclose(X.load_export(exports/f'{kind}_out').predict(x, SR), load_bundle(exports/kind).predict(x, SR), atol=1e-4)
+    np.testing.assert_allclose(X.load_bundle(exports/f'{kind}_out').predict(x, SR), load_bundle(exports/kind).predict(x, SR), atol=1e-4)
 
 @pytest.mark.parametrize('n_fft, hop', [(1024, 192), (1024, 256), (512, 160), (600, 150), (1022, 77), (254, 50), (1000, 1000)])
 def test_log_mel(n_fft, hop):
@@ -126,13 +127,13 @@ def test_svm_of_any_number_of_classes(k, tmp_path):
         np.testing.assert_allclose(net(torch.from_numpy(x)[None])[0], p.predict(x, SR), atol=1e-4)
 
 def test_the_bundle_that_ships(tmp_path):
-    p = X.load_export(X.export_bundle(tmp_path/'out'))
+    p = X.load_bundle(X.export_bundle(tmp_path/'out'))
     for f0 in (90, 200, 310): np.testing.assert_allclose(p.predict(buzz(f0), SR), load_bundle().predict(buzz(f0), SR), atol=1e-3)
     assert 'CC BY-NC-SA' in (tmp_path/'out'/'LICENSE').read_text() and 'model.onnx' in (tmp_path/'out'/'LICENSE').read_text()
 
 def test_long_recordings(exports):
     x = np.concatenate([buzz(100, 3.), np.zeros(4*SR, 'float32'), buzz(300, 3.)])
-    np.testing.assert_allclose(X.load_export(exports/'cnn_out').predict(x, SR), load_bundle(exports/'cnn').predict(x, SR), atol=1e-4)
+    np.testing.assert_allclose(X.load_bundle(exports/'cnn_out').predict(x, SR), load_bundle(exports/'cnn').predict(x, SR), atol=1e-4)
 
 
 # the folder, where there is no torch
@@ -150,7 +151,7 @@ def test_runs_without_torch(kind, exports, corpus, tmp_path):
     done = deployed(out, *files)
     assert done.returncode == 0, done.stderr
     for line, f in zip(done.stdout.splitlines(), files, strict=True):
-        want = X.load_export(out).predict(f)
+        want = X.load_bundle(out).predict(f)
         assert json.loads(line)['path'] == str(f) and json.loads(line)['probabilities'] == pytest.approx(want.to_dict(), abs=1e-3)
 
 def test_the_block_blocks():
@@ -181,11 +182,11 @@ def test_refusals(exports, bundles, corpus, tmp_path):
     (tmp_path/'mine').mkdir(); (tmp_path/'mine'/'thesis.tex').write_text('all my work')
     with pytest.raises(SerError, match='no exported model'): X.export_bundle(tmp_path/'mine', bundles/'svm')
     assert [p.name for p in tmp_path.iterdir()] == ['mine'] and (tmp_path/'mine'/'thesis.tex').exists()
-    with pytest.raises(SerError, match='no exported model'): X.load_export(tmp_path/'mine')
+    with pytest.raises(SerError, match='name the folder of a bundle'): X.load_bundle(tmp_path/'mine')
     for name, data in {'settings.json': b'{', 'model.onnx': b'junk'}.items():
         d = shutil.copytree(exports/'svm_out', tmp_path/name)
         (d/name).write_bytes(data)
-        with pytest.raises(SerError, match='damaged'): X.load_export(d)
+        with pytest.raises(SerError, match='damaged'): X.load_bundle(d)
 
 def test_without_onnx(bundles, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, 'onnx', None)

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import numpy as np, pandas as pd, pytest, soundfile as sf, torch
 from safetensors.torch import load, save
+from scipy.special import softmax
 
-from ser_fastai import predict as P
+from ser_fastai import bundles as B, predict as P
+from ser_fastai.audio import resample
 from ser_fastai.cards import card, licence_text
 from ser_fastai.core import EMOTIONS, Recipe, SerError, data_path
 from ser_fastai.corpora import load_corpus, load_csv
@@ -48,8 +50,8 @@ def trained(corpus, folder):
 
 @pytest.fixture(scope='session')
 def bundles(trained, folder):
-    for k, t in trained.items(): P.save_bundle(folder/k, t, RECIPES[k])
-    P.save_bundle(folder/'all', list(trained.values()), list(RECIPES.values()))
+    for k, t in trained.items(): B.save_bundle(folder/k, t, RECIPES[k])
+    B.save_bundle(folder/'all', list(trained.values()), list(RECIPES.values()))
     return folder
 
 @pytest.fixture(scope='session')
@@ -59,7 +61,7 @@ def svm(bundles): return P.load_bundle(bundles/'svm')
 # what was saved is what answers
 
 def answers(t, n):
-    if isinstance(t.model, P.torch.nn.Module) or not hasattr(t.model, 'no_bar'): return t.predict_proba(np.arange(n))
+    if isinstance(t.model, torch.nn.Module) or not hasattr(t.model, 'no_bar'): return t.predict_proba(np.arange(n))
     with t.model.no_bar(): return t.predict_proba(np.arange(n))
 
 @pytest.mark.parametrize('kind', RECIPES)
@@ -75,25 +77,25 @@ def test_ensemble_averages(bundles, trained, corpus):
 def test_ensembles_nest(tmp_path, trained, corpus):
     a, b, c = trained.values()
     ra, rb, rc = RECIPES.values()
-    p = P.load_bundle(P.save_bundle(tmp_path/'nest', [a, [b, c]], [ra, [rb, rc]]))
+    p = P.load_bundle(B.save_bundle(tmp_path/'nest', [a, [b, c]], [ra, [rb, rc]]))
     assert [round(m[0], 3) for m in p.models] == [.5, .25, .25]
     want = [answers(t, 1)[0] for t in (a, b, c)]
     np.testing.assert_allclose(p.predict(corpus.path[0]), want[0]/2 + want[1]/4 + want[2]/4, atol=1e-4)
-    with pytest.raises(SerError, match='different labels'): P.save_bundle(tmp_path/'x', [a, replace(b, labels=['x', 'y', 'z'])], [ra, rb])
+    with pytest.raises(SerError, match='different labels'): B.save_bundle(tmp_path/'x', [a, replace(b, labels=['x', 'y', 'z'])], [ra, rb])
 
 @pytest.mark.parametrize('k', [2, 3, 5, 8])
 def test_svm_is_scikit_learns(k):
     rng = np.random.default_rng(k)
     X, y = rng.normal(size=(30*k, 12)) + np.repeat(rng.normal(size=(k, 12)), 30, 0), np.repeat(np.arange(k), 30)
     model = svm_pipeline(5.).fit(X, y)
-    t = {n: v.numpy() for n, v in P.svm_tensors(Trained(None, [], 0, model)).items()}
+    t = {n: v.numpy() for n, v in B.svm_tensors(Trained(None, [], 0, model)).items()}
     new = rng.normal(size=(200, 12))*2
-    np.testing.assert_allclose(P.svm_scores(new, t), model.decision_function(new), atol=1e-6)
-    assert (scores_to_probs(P.svm_scores(new, t)).argmax(1) == model.predict(new)).all()
+    np.testing.assert_allclose(B.svm_scores(new, t), model.decision_function(new), atol=1e-6)
+    assert (scores_to_probs(B.svm_scores(new, t)).argmax(1) == model.predict(new)).all()
 
 def test_half_is_half(tmp_path, bundles, trained, corpus):
     for kind in RECIPES:
-        P.save_bundle(tmp_path/kind, trained[kind], RECIPES[kind], half=True)
+        B.save_bundle(tmp_path/kind, trained[kind], RECIPES[kind], half=True)
         size = lambda d: (d/kind/'model.safetensors').stat().st_size
         assert size(tmp_path) < .75*size(bundles)
         one, other = (P.load_bundle(d/kind).predict(corpus.path[0]) for d in (tmp_path, bundles))
@@ -103,7 +105,7 @@ def test_an_utterance_over_the_window_is_treated_as_in_training(bundles, corpus,
     "The images of the LSTM are 1 s wide: clips of 0.8 to 1.2 s stay whole, and their middle is what training saw."
     assert corpus.duration.max() > RECIPES['lstm'].seconds
     p, path = P.load_bundle(bundles/'lstm'), corpus.path[int(corpus.duration.argmax())]
-    assert len(p.inputs(path)[0]) == 1
+    assert len(p.timeline(path)) == 1
 
 def test_from_memory_as_from_a_file(svm, folder):
     x = buzz(210)
@@ -122,19 +124,33 @@ def test_many_threads_share_one_predictor(bundles, corpus):
 
 def test_windows():
     x = np.random.default_rng(0).normal(size=SR*20)
-    spans = P.windows(x, SR, 3.)
-    assert spans[0].start == 0 and spans[-1].stop == len(x) and {s.stop - s.start for s in spans} == {3*SR}
-    assert all(b.start <= a.stop for a, b in zip(spans, spans[1:]))
-    x[SR*5:SR*15] = 0
-    assert not [s for s in P.windows(x, SR, 3.) if s.start >= 5*SR and s.stop <= 15*SR]
+    spans = list(P.windows([x], SR, 3.))
+    assert spans[0][0] == 0 and spans[-1][0] + len(spans[-1][1]) == len(x) and {len(w) for _, w in spans} == {3*SR}
+    assert all(b - a <= 3*SR//2 for (a, _), (b, _) in zip(spans, spans[1:])) and all((w == x[s:s + 3*SR]).all() for s, w in spans)
     quiet = np.pad(x[:SR*4], 10*SR)
-    assert P.windows(quiet, SR, 3.) == [slice(0, len(quiet))] and len(P.windows(quiet, SR, 3., trim=False)) > 1
+    assert len(list(P.windows([quiet], SR, 3.))) == 1 and len(list(P.windows([quiet], SR, 3., trim=False))) > 1
+
+@pytest.mark.parametrize('n', [SR*7, SR*20, SR*20 + 1, SR*21, 24000*9, 24000*9 + 1])
+@pytest.mark.parametrize('size', [1000, 24000, 48000, 100001])
+def test_windows_do_not_depend_on_the_blocks(n, size):
+    x = np.arange(n, dtype='float32')
+    whole = [(s, len(w), w[0]) for s, w in P.windows([x], SR, 3., trim=False)]
+    assert [s for s, *_ in whole] == [*range(0, n - 3*SR, 3*SR//2), n - 3*SR]
+    assert [(s, len(w), w[0]) for s, w in P.windows((x[i:i + size] for i in range(0, n, size)), SR, 3., trim=False)] == whole
+
+def test_pauses_get_no_answer(svm):
+    x = np.concatenate([buzz(150, 6.), np.zeros(10*SR, 'float32'), buzz(250, 6.)])
+    t = svm.timeline(x, SR)
+    assert not ((t.start >= 6) & (t.end <= 16)).any() and t.start.iloc[0] == 0 and t.end.iloc[-1] == 22
+    np.testing.assert_allclose(svm.predict(x, SR), t[LABELS].mean(), atol=1e-12)
+    assert P.segments(t).end.max() == 22
 
 def test_a_long_recording_is_the_mean_of_its_windows(svm):
     r = RECIPES['svm']
     x = np.concatenate([buzz(100, 6.), np.zeros(8*SR, 'float32'), buzz(300, 6.)])
-    each = [svm.predict(x[w], SR).to_numpy() for w in P.windows(x, SR, r.seconds)]
-    assert len(each) > 4
+    parts = [w for _, w in P.windows([x], SR, r.seconds)]
+    each = [svm.predict(w, SR).to_numpy() for w in parts if np.square(w).mean() > 1e-3*max(np.square(w).mean() for w in parts)]
+    assert len(parts) > len(each) > 4
     np.testing.assert_allclose(svm.predict(x, SR), np.mean(each, 0), atol=1e-6)
 
 
@@ -158,6 +174,51 @@ def test_formats(kw, svm, tmp_path):
     if kw.get('format', 'WAV') not in sf.available_formats(): pytest.skip('this libsndfile writes no such file')
     sf.write(tmp_path/'a', buzz(150), SR, **({'format': 'WAV'} | kw))
     assert svm.predict(tmp_path/'a').sum() == pytest.approx(1)
+
+@pytest.mark.parametrize('rate', [8000, 16000, 44100])
+def test_blocks_are_the_whole(rate, tmp_path):
+    "What comes in blocks is what would come at once."
+    x = (.1*np.random.default_rng(0).standard_normal((rate*70, 2))).astype('float32')
+    sf.write(tmp_path/'a.wav', x, rate, subtype='FLOAT')
+    parts = list(P.listen(tmp_path/'a.wav', to=SR))
+    assert len(parts) > 1 or rate == SR
+    np.testing.assert_allclose(np.concatenate(parts), resample(x.mean(1), rate, SR), atol=1e-4)
+
+def test_a_long_recording_is_judged_to_its_end(svm, tmp_path):
+    good = np.concatenate([buzz(150, 65.), np.zeros(SR*9, 'float32')])
+    late = good.copy(); late[-5] = np.nan
+    for name, x in dict(late=late, silent=0*good).items():
+        sf.write(tmp_path/f'{name}.wav', x, SR, subtype='FLOAT')
+        with pytest.raises(SerError, match=name): svm.predict(tmp_path/f'{name}.wav')
+        assert name in svm.predict_files([tmp_path/f'{name}.wav']).error[0]
+    whole = wav(good, subtype='FLOAT')
+    (tmp_path/'cut.wav').write_bytes(whole[:-100000])
+    with pytest.raises(SerError, match='cut short'): svm.predict(tmp_path/'cut.wav')
+
+def test_temperature(tmp_path, trained, bundles, corpus):
+    B.save_bundle(tmp_path/'warm', trained['svm'], RECIPES['svm'], temperature=2.)
+    raw, warm = (P.load_bundle(d).predict(corpus.path[0]) for d in (bundles/'svm', tmp_path/'warm'))
+    want = softmax(np.log(np.maximum(raw, 5e-6))/2)
+    np.testing.assert_allclose(warm, want, atol=1e-9)
+    assert 'not calibrated' in P.load_bundle(bundles/'svm').card and 'not calibrated' not in P.load_bundle(tmp_path/'warm').card
+
+def test_format_1_is_read(tmp_path, bundles, corpus, svm):
+    shutil.copytree(bundles/'svm', tmp_path/'old')
+    info = json.loads((tmp_path/'old'/'bundle.json').read_text()) | dict(format=1)
+    del info['temperature']
+    (tmp_path/'old'/'bundle.json').write_text(json.dumps(info))
+    np.testing.assert_array_equal(P.load_bundle(tmp_path/'old').predict(corpus.path[0]), svm.predict(corpus.path[0]))
+
+def test_segments_of_any_timeline():
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        start = np.sort(rng.choice(np.arange(0, 60, 1.5), 12, replace=False))
+        p = rng.dirichlet([1, 1], 12)
+        t = pd.DataFrame(dict(start=start, end=start + 3, emotion='', confidence=0., a=p[:, 0], b=p[:, 1]))
+        s = P.segments(t, .6)
+        covered = sum(any(x <= at < x + 3 for x in start) for at in np.arange(0, 63, .5))*.5
+        assert (s.end - s.start).sum() == pytest.approx(covered) and (s.start.iloc[1:].to_numpy() >= s.end.iloc[:-1].to_numpy()).all()
+        assert s.emotion.isin(['a', 'b', 'uncertain']).all() and (s.confidence[s.emotion != 'uncertain'] >= .6).all() and (s.confidence[s.emotion == 'uncertain'] < .6).all()
 
 def test_ten_minutes(svm, tmp_path):
     sf.write(tmp_path/'long.wav', .1*np.random.default_rng(0).standard_normal(600*SR), SR)
@@ -226,7 +287,7 @@ class Boom:
     def __reduce__(self): return (open, (str(Path.home()/'ser_fastai_was_here'), 'w'))
 
 DAMAGE = dict(
-    newer=dict(format=2), older=dict(format=0), no_format=dict(x=without('format')), true_format=dict(format=True), text_format=dict(format='1'),
+    newer=dict(format=B.FORMAT + 1), older=dict(format=0), no_format=dict(x=without('format')), true_format=dict(format=True), text_format=dict(format='1'),
     pickle=dict(tensors=pickle.dumps(Boom())), no_tensors=dict(tensors=b''), garbage=dict(tensors=bytes(range(256))*9),
     huge_header=dict(tensors=(2**60).to_bytes(8, 'little') + b'{}'), hash=dict(sha256='0'*64), no_hash=dict(x=without('sha256')),
     missing_tensor=dict(tensors=lambda t: {k: v for k, v in t.items() if k != 'gamma'}), unknown_tensor=dict(tensors=lambda t: t | dict(x=torch.ones(1))),
@@ -250,7 +311,7 @@ def test_damaged_bundles_are_refused(how, bundles, tmp_path):
     assert str(d/'bundle.json') in str(e.value) or str(d/'model.safetensors') in str(e.value)
     assert '\n' not in str(e.value) and len(str(e.value)) < 400
     assert not (Path.home()/'ser_fastai_was_here').exists()
-    if how == 'newer': assert 'format 2' in str(e.value) and 'upgrade' in str(e.value)
+    if how == 'newer': assert f'format {B.FORMAT + 1}' in str(e.value) and 'upgrade' in str(e.value)
 
 @pytest.mark.parametrize('how', dict(
     arch=field(arch='../../body'), other_arch=field(arch='alexnet'), list_arch=field(arch=['resnet18']), size=field(sizes=[10**6, 48]), sizes=field(sizes=[48]),
@@ -305,35 +366,35 @@ def test_fields_of_later_versions_may_be_absent(bundles, tmp_path, corpus, svm):
 
 def test_saving_is_all_or_nothing(bundles, tmp_path, trained, monkeypatch):
     d = tmp_path/'b'
-    P.save_bundle(d, trained['svm'], RECIPES['svm'], scores=dict(a=1))
+    B.save_bundle(d, trained['svm'], RECIPES['svm'], scores=dict(a=1))
     before = {f.name: f.read_bytes() for f in d.iterdir()}
     assert set(before) == {'model.safetensors', 'bundle.json', 'card.md', 'LICENSE'}
     with monkeypatch.context() as m:
         def killed(*args): raise KeyboardInterrupt
-        m.setattr(P, 'licence_text', killed)
-        with pytest.raises(KeyboardInterrupt): P.save_bundle(d, trained['lstm'], RECIPES['lstm'])
+        m.setattr(B, 'licence_text', killed)
+        with pytest.raises(KeyboardInterrupt): B.save_bundle(d, trained['lstm'], RECIPES['lstm'])
     for scores in (dict(a=float('nan')), dict(a=print)):
-        with pytest.raises(SerError, match='not written'): P.save_bundle(d, trained['svm'], RECIPES['svm'], scores=scores)
-    with pytest.raises(SerError, match='not written'): P.save_bundle(d, replace(trained['svm'], labels=['a', 'b', 'path']), RECIPES['svm'])
+        with pytest.raises(SerError, match='not written'): B.save_bundle(d, trained['svm'], RECIPES['svm'], scores=scores)
+    with pytest.raises(SerError, match='not written'): B.save_bundle(d, replace(trained['svm'], labels=['a', 'b', 'path']), RECIPES['svm'])
     assert {f.name: f.read_bytes() for f in d.iterdir()} == before and [p.name for p in tmp_path.iterdir()] == ['b']
-    P.save_bundle(d, trained['lstm'], RECIPES['lstm'])
+    B.save_bundle(d, trained['lstm'], RECIPES['lstm'])
     assert P.load_bundle(d).info['kind'] == 'lstm' and [p.name for p in tmp_path.iterdir()] == ['b']
 
 def test_nothing_of_the_user_is_overwritten(tmp_path, trained):
     (tmp_path/'mine').mkdir(); (tmp_path/'mine'/'thesis.tex').write_text('all my work')
     for path in (tmp_path/'mine', tmp_path/'mine'/'thesis.tex', tmp_path/'mine'/'thesis.tex'/'b'):
-        with pytest.raises(SerError): P.save_bundle(path, trained['svm'], RECIPES['svm'])
+        with pytest.raises(SerError): B.save_bundle(path, trained['svm'], RECIPES['svm'])
     assert (tmp_path/'mine'/'thesis.tex').read_text() == 'all my work'
 
 def test_train_bundle(corpus, tmp_path, monkeypatch):
     monkeypatch.setenv('SER_CACHE', str(tmp_path/'cache'))
     scores = dict(emobox=dict(unseen_speakers=True, accuracy=.5, uar=.45, clips=18, recall=dict(sad=.25)))
-    p = P.load_bundle(P.train_bundle(corpus, RECIPES['svm'], tmp_path/'b', scores=scores))
+    p = P.load_bundle(B.train_bundle(corpus, RECIPES['svm'], tmp_path/'b', scores=scores))
     assert p.info['data']['clips'] == len(corpus) == p.info['data']['classes']['sad']*3 and p.info['scores'] == scores
     assert (p.predict_files(corpus.path).emotion == corpus.emotion).mean() > .8
     text = (tmp_path/'b'/'card.md').read_text(encoding='utf8')
     assert text == p.card == card(p.info) and 'sad 25 %' in text and '50 % right' in text
-    p = P.load_bundle(P.train_bundle(corpus, replace(RECIPES['lstm'], epochs=1), tmp_path/'net'))
+    p = P.load_bundle(B.train_bundle(corpus, replace(RECIPES['lstm'], epochs=1), tmp_path/'net'))
     assert p.info['recipe']['model'] == 'lstm'
 
 
@@ -360,6 +421,43 @@ def test_command(svm, bundles, bad, corpus, capsys, monkeypatch):
     assert [l['path'] for l in lines] == ['sada0.wav', 'awea1.wav'] and sum(lines[0]['probabilities'].values()) == pytest.approx(1, abs=1e-3)
     with pytest.raises(SerError, match='table, csv, json'): P.predict_paths(['sada0.wav'], 'svm', format='xml')
 
+def test_lists_and_standard_input(svm, bundles, corpus, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path('here').mkdir()
+    for i in range(3): shutil.copy(corpus.path[i], f'here/{i}.wav')
+    Path('here/list.txt').write_text('0.wav\n\n1.wav\n')
+    pd.DataFrame(dict(path=['2.wav'], other=['x'])).to_csv('here/list.csv', index=False)
+    monkeypatch.setattr('sys.stdin', io.TextIOWrapper(io.BytesIO(Path('here/0.wav').read_bytes())))
+    assert P.predict_paths(['here/list.txt', 'here/list.csv', '-'], bundles/'svm', format='csv') == 0
+    got = pd.read_csv(io.StringIO(capsys.readouterr().out))
+    assert got.path.tolist() == ['here/0.wav', 'here/1.wav', 'here/2.wav', '-']
+    np.testing.assert_allclose(got[LABELS].iloc[0], got[LABELS].iloc[3])
+    monkeypatch.setattr('sys.stdin', io.TextIOWrapper(io.BytesIO(b'no sound')))
+    Path('none.csv').write_text('a,b\n1,2\n'); Path('bin.txt').write_bytes(bytes(range(256)))
+    assert P.predict_paths(['-', 'none.csv', 'bin.txt'], bundles/'svm') == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 3 and 'column "path"' in lines[0] and 'bin.txt' in lines[1] and lines[2].startswith('standard input cannot be read')
+
+def test_timeline_of_the_command(bundles, tmp_path, capsys):
+    x = np.concatenate([buzz(100, 8.), buzz(300, 8.)])
+    sf.write(tmp_path/'talk.wav', x, SR)
+    (tmp_path/'b').mkdir(); sf.write(tmp_path/'b'/'talk.wav', x, SR)
+    paths = [tmp_path/'talk.wav', tmp_path/'b'/'talk.wav']
+    assert P.predict_paths(paths, bundles/'svm', format='json', timeline=True, plot=tmp_path/'pictures') == 0
+    rows = [json.loads(l) for l in capsys.readouterr().out.splitlines()]
+    assert rows[0]['segments'] == rows[1]['segments'] and rows[0]['segments'][0]['start'] == 0 and rows[0]['segments'][-1]['end'] == 16
+    assert sorted(f.name for f in (tmp_path/'pictures').iterdir()) == ['talk 2.png', 'talk.png']
+    assert P.predict_paths(paths[:1], bundles/'svm', format='csv', timeline=True) == 0
+    assert list(pd.read_csv(io.StringIO(capsys.readouterr().out)).columns) == ['path', 'start', 'end', 'emotion', 'confidence', *LABELS]
+    (tmp_path/'file').write_text('')
+    with pytest.raises(SerError, match='cannot be written'): P.predict_paths(paths[:1], bundles/'svm', plot=tmp_path/'file')
+
+def test_uncertain(bundles, corpus, capsys):
+    assert P.predict_paths([corpus.path[0]], bundles/'svm', format='json', threshold=1.01) == 0
+    assert json.loads(capsys.readouterr().out)['emotion'] == 'uncertain'
+    assert P.predict_paths([corpus.path[0]], bundles/'svm', threshold=1.01) == 0
+    assert 'uncertain' in capsys.readouterr().out
+
 def test_names_cannot_drive_the_terminal(bundles, tmp_path, capsys):
     for name in ('a\nb.wav', 'red\x1b[31m.wav', 'smile\U0001f600.wav'): sf.write(tmp_path/name, buzz(), SR)
     (tmp_path/'bad\x1b[2J.wav').write_bytes(b'')
@@ -371,7 +469,7 @@ def test_names_cannot_drive_the_terminal(bundles, tmp_path, capsys):
 # the bundle that ships
 
 def test_default_bundle():
-    d = P.default_bundle()
+    d = B.default_bundle()
     p = P.load_bundle()
     assert p.labels == list(EMOTIONS) and sum(f.stat().st_size for f in d.iterdir()) < 5e6
     assert p.info['data']['corpora'] == ['ravdess'] and p.info['data']['speakers'] == 24
