@@ -188,7 +188,7 @@ def example_clips(
     for name, path in paths.items(): sf.write(path, make_clip(EXAMPLES[name]), 16000)
     return paths
 
-# %% ../nbs/70_app.ipynb #f6c5cb6d
+# %% ../nbs/70_app.ipynb #922f1b01
 OFFLINE = "default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'"
 CANNOT = 'It hears how a voice sounds; what a person feels, nobody can hear for certain.'
 START = '<div class="ser"><div class="ser-wait ser-quiet">The answer appears here.</div></div>'
@@ -208,10 +208,10 @@ def build_app(
         try:
             with visit(path, max_minutes): return show(p, path, threshold)
         except SerError as e: return f'<div class="ser" role="alert"><h2>No answer</h2><p>{escape(str(e))}</p></div>'
-    def predict(path):
+    def predict(audio):
         try:
-            if path is None: raise SerError('there is no recording: send one.')
-            with visit(path, max_minutes): return p.predict(path).to_dict()
+            if audio is None: raise SerError('there is no recording: send one.')
+            with visit(audio, max_minutes): return p.predict(audio).to_dict()
         except SerError as e: raise gr.Error(str(e), print_exception=False) from None
 
     gr.set_static_paths([folder])
@@ -220,20 +220,20 @@ def build_app(
         gr.HTML(f'<div class="ser"><h1>Which emotion does a voice show?</h1><p class="ser-quiet">{escape(in_short(p.info))} {CANNOT}</p></div>')
         with gr.Row(elem_id='halves'):
             with gr.Column(scale=2, min_width=300):
-                audio = gr.Audio(type='filepath', label='A recording', editable=False, buttons=[], elem_id='recording',
-                                 waveform_options=dict(waveform_color='#9aa5b1', waveform_progress_color=COLORS[0]))
+                recording = gr.Audio(type='filepath', label='A recording', editable=False, buttons=[], elem_id='recording',
+                                     waveform_options=dict(waveform_color='#9aa5b1', waveform_progress_color=COLORS[0]))
                 gr.HTML('<div class="ser"><p class="ser-quiet">Or try a synthetic clip:</p></div>')
                 with gr.Row(elem_id='examples'):
                     for name, path in example_clips(folder).items():
-                        gr.Button(name, size='sm', min_width=100).click(lambda path=str(path): path, None, audio, api_visibility='private', queue=False)
+                        gr.Button(name, size='sm', min_width=100).click(lambda path=str(path): path, None, recording, api_visibility='private', queue=False)
                 gr.HTML(f'<div class="ser"><p class="ser-quiet">Up to {max_minutes:g} minutes and {max_mb:g} MB, wav, flac, mp3 or ogg. '
                         'The file is deleted as soon as it has its answer.</p></div>')
             with gr.Column(scale=3, min_width=300):
                 out = gr.HTML(START, js_on_load=run, elem_id='answer')
         with gr.Accordion('What the model is, its scores, limits and licence', open=False): gr.Markdown(p.card)
         share = dict(concurrency_id='model', concurrency_limit=1)
-        audio.change(on_page, audio, out, api_visibility='private', show_progress_on=out, **share)
-        gr.Button(visible=False).click(predict, audio, gr.JSON(visible=False), api_name='predict', api_description='The probability of each emotion in a recording.', **share)
+        recording.change(on_page, recording, out, api_visibility='private', show_progress_on=out, **share)
+        gr.Button(visible=False).click(predict, recording, gr.JSON(visible=False), api_name='predict', api_description='The probability of each emotion in a recording.', **share)
     return app.queue(max_size=64)
 
 # %% ../nbs/70_app.ipynb #0e5a3819
