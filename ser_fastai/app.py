@@ -48,13 +48,14 @@ def bars(
     rows = (row(escape(str(k)), 100*v, 100*v) for k, v in probs.sort_values(ascending=False, kind='stable').items())
     return f'<table class="ser-bars" aria-label="Probability of each emotion">{"".join(rows)}</table>'
 
-# %% ../nbs/70_app.ipynb #46a56db8
+# %% ../nbs/70_app.ipynb #6779cfa3
 CSS = f'''
 .gradio-container {{ max-width: 1120px !important; margin: 0 auto !important; }}
 #halves {{ gap: 1.2rem 2.4rem; }}
 .gradio-container .html-container {{ padding: 0 !important; }}
 #examples {{ display: grid; grid-template-columns: 1fr 1fr; gap: .5rem; }}
 footer .divider {{ display: none; }}
+#recording {{ contain: inline-size; }}   /* else a waveform that is drawn anew widens a phone's page for a moment, again and again */
 .ser h1 {{ font-size: 1.9rem; font-weight: 650; margin: .4rem 0 .2rem; letter-spacing: -.01em; }}
 .ser h2 {{ font-size: 1.6rem; font-weight: 650; margin: 0 0 .6rem; }}
 .ser h3 {{ font-size: 1rem; font-weight: 600; margin: 1.4rem 0 .4rem; }}
@@ -101,7 +102,7 @@ def course(
     return (f'<h3>From beginning to end</h3>{picture}<p class="ser-quiet">Darker is likelier; the line is the answer.</p>'
             f'<details><summary>The same as a list of {len(rows)}</summary>{rows.to_html(index=False, border=0)}</details>')
 
-# %% ../nbs/70_app.ipynb #4dc276da
+# %% ../nbs/70_app.ipynb #2a4a3e2c
 CAM = 'In red: the parts that spoke for <b>{}</b> (Grad-CAM).'
 OCCLUSION = 'In red: the moments without which <b>{}</b> would be less likely; in blue, more likely.'
 
@@ -113,15 +114,17 @@ def show(
     "All that the page answers."
     timeline = p.timeline(path)
     probs, long = timeline[p.labels].mean(), len(timeline) > 1
-    first, recipe = timeline.iloc[0], p.models[0][1] if p.models else Recipe('onnx', sr=p.sr)
-    x, S, heat = explain(p, path, label=first.emotion)
+    best, recipe = probs.idxmax(), p.models[0][1] if p.models else Recipe('onnx', sr=p.sr)
+    surest, sr = timeline.loc[timeline[best].idxmax()], sf.info(path).samplerate
+    part = sf.read(path, start=round(surest.start*sr), stop=round(surest.end*sr), dtype='float32')[0]
+    x, S, heat = explain(p, part, sr, label=best)
     with rc_context({'font.size': 13}):
         heard = player(x, recipe.sr, S, heat, Path(path).name, recipe.hop_length, fmax=recipe.fmax).data.partition('<script>')[0]
-    which = f'the first {first.end:.0f} seconds: {first.emotion}' if long else 'and what the answer came from'
+    heading = f'Where it is surest, {clock(surest.start)} to {clock(surest.end)}' if long else 'What was heard'
     return f'''<div class="ser"><h2>{escape(in_a_line(probs, threshold))}</h2>
 {'<p class="ser-quiet">The average over the whole recording.</p>' if long else ''}{bars(probs)}
-<h3>What was heard, {escape(which)}</h3>
-{heard}<p class="ser-quiet">{(CAM if recipe.model == 'cnn' and p.models else OCCLUSION).format(escape(first.emotion))} Play it: the yellow line moves with the sound.</p>
+<h3>{heading}</h3>
+{heard}<p class="ser-quiet">{(CAM if recipe.model == 'cnn' and p.models else OCCLUSION).format(escape(best))} Play it: the yellow line moves with the sound.</p>
 {course(timeline, threshold) if long else ""}</div>'''
 
 # %% ../nbs/70_app.ipynb #75483ad7
