@@ -19,9 +19,9 @@ import soundfile as sf
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-# %% ../nbs/70_app.ipynb #1d4ebd6b
+# %% ../nbs/70_app.ipynb #da44b7e2
 from .cards import in_short
-from .core import EMOTIONS, Recipe, SerError, need
+from .core import Recipe, SerError, need
 from .evaluate import COLORS
 from .interpret import PLAYER_JS, explain, player
 from .predict import Predictor, answer, load_bundle, plot_timeline, segments
@@ -77,7 +77,7 @@ footer .divider {{ display: none; }}
 .ser table.ser-bars tr:first-child th {{ font-weight: 600; }}
 '''
 
-# %% ../nbs/70_app.ipynb #88b6c169
+# %% ../nbs/70_app.ipynb #82ec46dd
 def clock(
     seconds: float
 ) -> str: # e.g. "2:05"
@@ -98,11 +98,12 @@ def course(
         plot_timeline(timeline, threshold, (fig := Figure(figsize=(7, 3), layout='constrained')).add_subplot())
         picture = _picture(fig, 'The probability of each emotion over time')
     parts = segments(timeline, threshold)
-    rows = pd.DataFrame({'from': parts.start.map(clock), 'to': parts.end.map(clock), 'answer': parts.emotion, 'sure': [f'{100*c:.0f} %' for c in parts.confidence]})
+    rows = pd.DataFrame({'from': parts.start.map(clock), 'to': parts.end.map(clock), 'answer': parts.emotion,
+                         'sure': [f'{100*c:.0f} %' for c in parts.confidence]})
     return (f'<h3>From beginning to end</h3>{picture}<p class="ser-quiet">Darker is likelier; the line is the answer.</p>'
             f'<details><summary>The same as a list of {len(rows)}</summary>{rows.to_html(index=False, border=0)}</details>')
 
-# %% ../nbs/70_app.ipynb #2a4a3e2c
+# %% ../nbs/70_app.ipynb #2099fcb1
 CAM = 'In red: the parts that spoke for <b>{}</b> (Grad-CAM).'
 OCCLUSION = 'In red: the moments without which <b>{}</b> would be less likely; in blue, more likely.'
 
@@ -121,10 +122,11 @@ def show(
     with rc_context({'font.size': 13}):
         heard = player(x, recipe.sr, S, heat, Path(path).name, recipe.hop_length, fmax=recipe.fmax).data.partition('<script>')[0]
     heading = f'Where it is surest, {clock(surest.start)} to {clock(surest.end)}' if long else 'What was heard'
+    red = (CAM if recipe.model == 'cnn' and p.models else OCCLUSION).format(escape(best))
     return f'''<div class="ser"><h2>{escape(in_a_line(probs, threshold))}</h2>
 {'<p class="ser-quiet">The average over the whole recording.</p>' if long else ''}{bars(probs)}
 <h3>{heading}</h3>
-{heard}<p class="ser-quiet">{(CAM if recipe.model == 'cnn' and p.models else OCCLUSION).format(escape(best))} Play it: the yellow line moves with the sound.</p>
+{heard}<p class="ser-quiet">{red} Play it: the yellow line moves with the sound.</p>
 {course(timeline, threshold) if long else ""}</div>'''
 
 # %% ../nbs/70_app.ipynb #75483ad7
@@ -191,7 +193,7 @@ def example_clips(
     for name, path in paths.items(): sf.write(path, make_clip(EXAMPLES[name]), 16000)
     return paths
 
-# %% ../nbs/70_app.ipynb #922f1b01
+# %% ../nbs/70_app.ipynb #23319f29
 OFFLINE = "default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'"
 CANNOT = 'It hears how a voice sounds; what a person feels, nobody can hear for certain.'
 START = '<div class="ser"><div class="ser-wait ser-quiet">The answer appears here.</div></div>'
@@ -228,7 +230,8 @@ def build_app(
                 gr.HTML('<div class="ser"><p class="ser-quiet">Or try a synthetic clip:</p></div>')
                 with gr.Row(elem_id='examples'):
                     for name, path in example_clips(folder).items():
-                        gr.Button(name, size='sm', min_width=100).click(lambda path=str(path): path, None, recording, api_visibility='private', queue=False)
+                        clip = gr.Button(name, size='sm', min_width=100)
+                        clip.click(lambda path=str(path): path, None, recording, api_visibility='private', queue=False)
                 gr.HTML(f'<div class="ser"><p class="ser-quiet">Up to {max_minutes:g} minutes and {max_mb:g} MB, wav, flac, mp3 or ogg. '
                         'The file is deleted as soon as it has its answer.</p></div>')
             with gr.Column(scale=3, min_width=300):
@@ -236,10 +239,11 @@ def build_app(
         with gr.Accordion('What the model is, its scores, limits and licence', open=False): gr.Markdown(p.card)
         share = dict(concurrency_id='model', concurrency_limit=1)
         recording.change(on_page, recording, out, api_visibility='private', show_progress_on=out, **share)
-        gr.Button(visible=False).click(predict, recording, gr.JSON(visible=False), api_name='predict', api_description='The probability of each emotion in a recording.', **share)
+        program = gr.Button(visible=False)   # an endpoint hangs on something that can be clicked
+        program.click(predict, recording, gr.JSON(visible=False), api_name='predict', api_description=Predictor.predict.__doc__, **share)
     return app.queue(max_size=64)
 
-# %% ../nbs/70_app.ipynb #0e5a3819
+# %% ../nbs/70_app.ipynb #2b707efb
 def check_port(
     host: str,
     port: int
@@ -267,7 +271,8 @@ def serving(
         gr, app = need('gradio', 'app'), build_app(p, clips, max_mb, max_minutes)
         _, url, _ = app.launch(
             server_name=host, server_port=port, inbrowser=open, prevent_thread_lock=True, quiet=True, share=False, ssr_mode=False, max_threads=8,
-            max_file_size=int(max_mb*1e6), enable_monitoring=False, footer_links=['api'], css=CSS, theme=gr.themes.Default(primary_hue='blue', secondary_hue='blue', font=FONT, font_mono=['monospace']),
+            max_file_size=int(max_mb*1e6), enable_monitoring=False, footer_links=['api'], css=CSS,
+            theme=gr.themes.Default(primary_hue='blue', secondary_hue='blue', font=FONT, font_mono=['monospace']),
             head=f'<meta http-equiv="Content-Security-Policy" content="{OFFLINE}">', app_kwargs=dict(routes=upload_routes(uploads, max_mb)))
         try: yield url, uploads
         finally: app.close(verbose=False)

@@ -16,9 +16,10 @@ from ser_fastai.core import SerError
 from ser_fastai.predict import load_bundle
 from ser_fastai.synth import make_clip
 
-BROWSER = next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome'))), None)
+BROWSER = next(filter(None, map(shutil.which, ('google-chrome', 'chromium', 'chromium-browser'))), None)
 DRIVER = shutil.which('chromedriver')
-in_browser = pytest.mark.skipif(not (BROWSER and DRIVER), reason='no Chromium with its driver here (apt install chromium chromium-driver): the page is not tested in a browser')
+in_browser = pytest.mark.skipif(not (BROWSER and DRIVER), reason='no Chromium with its driver here (apt install chromium chromium-driver):'
+                                                                 ' the page is not tested in a browser')
 
 
 def free_port():
@@ -110,7 +111,7 @@ def test_an_answer_of_a_long_recording(bundle, clips):
 
 @pytest.fixture(scope='module')
 def driver():
-    from selenium import webdriver
+    webdriver = pytest.importorskip('selenium.webdriver', reason='no selenium here (pip install selenium): the page is not tested in a browser')
     o = webdriver.ChromeOptions()
     o.binary_location = BROWSER
     o.set_capability('goog:loggingPrefs', dict(performance='ALL'))
@@ -153,6 +154,7 @@ def test_the_page_asks_no_one_else(driver, page):
     opened(driver, page)
     sent = [json.loads(e['message'])['message'] for e in driver.get_log('performance')]
     urls = [m['params']['request']['url'] for m in sent if m['method'] == 'Network.requestWillBeSent']
+    assert 'Content-Security-Policy' in requests.get(page[0], timeout=20).text
     assert len(urls) > 5 and [u for u in urls if not u.startswith((page[0], 'data:', 'blob:'))] == []
 
 @in_browser
