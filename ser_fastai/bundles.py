@@ -21,9 +21,9 @@ import torch
 from fastai.vision.all import CrossEntropyLossFlat, DataLoaders, Learner, Pipeline, accuracy, create_vision_model, default_device
 from safetensors.torch import load as load_tensors, save as save_tensors
 
-# %% ../nbs/49a_bundles.ipynb #9eed21b0
+# %% ../nbs/49a_bundles.ipynb #d9693054
 from .cards import card, data_of, licence_of, licence_text
-from .core import Recipe, SerError
+from .core import Recipe, SerError, short
 from .data import TensorSpectrogram, image_tfms
 from .experiment import environment, train
 from .features import as_image, feature_settings
@@ -200,7 +200,7 @@ def check_info(
     except Exception: raise ValueError('its scores, data or licence are not of this format') from None
     return parts
 
-# %% ../nbs/49a_bundles.ipynb #25017417
+# %% ../nbs/49a_bundles.ipynb #d13b0657
 _LARGEST = {'bundle.json': 10**6, 'model.safetensors': 10**9}  # bytes
 
 def _read(file):
@@ -229,7 +229,7 @@ def read_bundle(
         info = json.loads(_read(file))
         number = info.get('format') if isinstance(info, dict) else None
         if type(number) is int and number > FORMAT:
-            raise SerError(f'{file} is of format {number} and this version reads up to {FORMAT}: pip install --upgrade ser_fastai.')
+            raise SerError(f'{file} is of format {short(number)} and this version reads up to {FORMAT}: pip install --upgrade ser_fastai.')
         if type(number) is not int or number < 1: raise ValueError('it does not say its format')
         parts, k = check_info(info), len(info['labels'])
         file = Path(path)/'model.safetensors'
@@ -241,12 +241,12 @@ def read_bundle(
         found = _fit(found, {prefix + n: t for prefix, template in templates.items() for n, t in template.items()})
         own = lambda prefix: {n: found[prefix + n] for n in templates[prefix]}
         models = [(share, r, KINDS[kind].input, KINDS[kind].model(r, k, own(prefix))) for kind, r, prefix, share in parts]
-    except (ValueError, RecursionError) as e: raise SerError(f'{file} is damaged ({str(e).rstrip(".")}): get the bundle again.') from None
+    except (ValueError, RecursionError) as e: raise SerError(f'{file} is damaged ({short(e).rstrip(".")}): get the bundle again.') from None
     return info, models
 
 def _tensors(data):
     try: return load_tensors(data)
-    except Exception as e: raise ValueError(f'no safetensors: {str(e)[:80]}') from None
+    except Exception as e: raise ValueError(f'no safetensors: {str(e)}') from None
 
 # %% ../nbs/49a_bundles.ipynb #b2409f2d
 def _trained(model):

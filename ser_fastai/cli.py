@@ -18,11 +18,11 @@ warnings.filterwarnings('ignore', message='.*torch.jit.script.*')
 import pandas as pd
 from fastcore.script import Param, call_parse, store_true
 
-# %% ../nbs/60_cli.ipynb #9f8504de
-from .core import SerError, data_path, known, need, progress, repo_path, results_path
+# %% ../nbs/60_cli.ipynb #c09d74a1
+from .core import SerError, data_path, known, need, progress, repo_path, results_path, short
 from .corpora import CORPORA, class_table, describe, download, load_any, load_corpus
 
-# %% ../nbs/60_cli.ipynb #f8f67edd
+# %% ../nbs/60_cli.ipynb #9d6bb346
 def command(f):
     "Make a function a command: parse its options, say its errors in a sentence."
     @functools.wraps(f)
@@ -34,7 +34,7 @@ def command(f):
     return call_parse(run)
 
 def _say(message, status):
-    print(f'{Path(sys.argv[0]).name}: {message}', file=sys.stderr)
+    print(f'{Path(sys.argv[0]).name}: {short(message, 1000)}', file=sys.stderr)
     return status
 
 # %% ../nbs/60_cli.ipynb #2b977540

@@ -34,7 +34,7 @@ from .core import Recipe, SerError, known, seed_all
 from .data import LoadSpectrogram, TensorSpectrogram
 from .evaluate import FLOOR, guesses, labels_of
 from .features import clip_features, feature_settings, plot_log_mel
-from .predict import listen
+from .predict import listen as heard
 
 # %% ../nbs/40_interpret.ipynb #e3f7f785
 def ask(
@@ -122,7 +122,7 @@ def explain(
 ) -> tuple:              # samples that were heard (n,); their log-mel (n_mels, n_frames), dB; a map over it, largest magnitude 1
     "What a bundle listened to in a recording, or in the first window of a long one."
     start, end, _, given = next(p.batches(audio, sr))[0]
-    x = next(listen(audio, sr, p.sr))[:round((end - start)*p.sr)]
+    x = next(heard(audio, sr, p.sr))[:round((end - start)*p.sr)]
     if p.trim: x = trim_silence(x)
     probs = p.probs([given])[0]
     target = p.labels.index(known(label, p.labels, 'label')) if label else int(probs.argmax())
