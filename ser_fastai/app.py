@@ -147,7 +147,7 @@ def plain_name(
     "The harmless part of a file's name."
     return re.sub(r'[^\w.\- ]', '_', Path(name or '').name).strip(' .')[-80:] or 'recording'
 
-# %% ../nbs/70_app.ipynb #202d15c1
+# %% ../nbs/70_app.ipynb #49c96bd3
 def upload_routes(
     folder,      # where uploads lie
     max_mb: float# largest upload, MB
@@ -158,7 +158,7 @@ def upload_routes(
     from starlette.routing import Route
     async def upload(request):
         size = request.headers.get('content-length', '')
-        if not size.isdecimal() or int(size) > max_mb*1e6 + 2000:   # what surrounds the file in the request
+        if not size.isdecimal() or int(size) > max_mb*2**20 + 2000:   # what surrounds the file in the request
             return PlainTextResponse(f'The file is too large: this page takes up to {max_mb:g} MB.', 413)
         async with request.form(max_files=1, max_fields=5) as form:
             if not hasattr(file := form.get('files'), 'filename'): return PlainTextResponse('There is no file.', 400)
@@ -243,7 +243,7 @@ def build_app(
         program.click(predict, recording, gr.JSON(visible=False), api_name='predict', api_description=Predictor.predict.__doc__, **share)
     return app.queue(max_size=64)
 
-# %% ../nbs/70_app.ipynb #2b707efb
+# %% ../nbs/70_app.ipynb #57675aef
 def check_port(
     host: str,
     port: int
@@ -271,7 +271,7 @@ def serving(
         gr, app = need('gradio', 'app'), build_app(p, clips, max_mb, max_minutes)
         _, url, _ = app.launch(
             server_name=host, server_port=port, inbrowser=open, prevent_thread_lock=True, quiet=True, share=False, ssr_mode=False, max_threads=8,
-            max_file_size=int(max_mb*1e6), enable_monitoring=False, footer_links=['api'], css=CSS,
+            max_file_size=int(max_mb*2**20), enable_monitoring=False, footer_links=['api'], css=CSS,
             theme=gr.themes.Default(primary_hue='blue', secondary_hue='blue', font=FONT, font_mono=['monospace']),
             head=f'<meta http-equiv="Content-Security-Policy" content="{OFFLINE}">', app_kwargs=dict(routes=upload_routes(uploads, max_mb)))
         try: yield url, uploads

@@ -164,6 +164,12 @@ def test_a_broken_file_gives_its_sentence(driver, page, clips):
     assert not driver.find_elements('css selector', '#answer .ser-bars') and left(page) == []
 
 @in_browser
+def test_a_large_file_gives_a_sentence(driver, page, clips):
+    opened(driver, page, clips/'film.wav')
+    said = found(driver, '.toast-body').get_attribute('textContent')
+    assert 'maximum' in said and '1.0 Mb' in said, said
+
+@in_browser
 def test_an_example(driver, page):
     "It is answered, and stays for the next visitor."
     opened(driver, page)
