@@ -32,7 +32,7 @@ $(STAMP): settings.ini setup.py pyproject.toml
 	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV) || { echo "$(PYTHON) cannot make a virtual environment;" \
 	  "on Debian and Ubuntu: apt install python3-venv" >&2; rm -rf $(VENV); exit 1; }
 	@echo "Installing into $(VENV); PyTorch is large, so this takes some minutes."
-	@$(BIN)/python -m pip install -e '.[dev,onnx]'
+	@$(BIN)/python -m pip install -e '.[dev,onnx,app]'
 	@touch $@
 
 test: $(STAMP) ## library and notebooks in step, every notebook, every test (offline, about 10 minutes at most)
@@ -42,7 +42,7 @@ test: $(STAMP) ## library and notebooks in step, every notebook, every test (off
 	@echo "Every notebook, but for its slow cells:"
 	@$(OFFLINE) $(LIMIT) $(BIN)/nbdev_test --n_workers 2 --do_print --timing
 	@echo "Every test:"
-	@$(OFFLINE) $(LIMIT) $(BIN)/python -m pytest -n 2 --dist loadfile
+	@$(OFFLINE) $(LIMIT) $(BIN)/python -m pytest -rs -n 2 --dist loadfile
 
 reproduce: $(STAMP) ## the paper's experiment: on the embedded corpus, or at full size with DATA=DIR [CORPORA=ravdess,savee]
 	@MPLBACKEND=Agg $(BIN)/ser_reproduce $(if $(DATA),--data "$(DATA)" --corpora $(CORPORA)) $(ARGS)

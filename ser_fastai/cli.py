@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['DEMO', 'SHRUNK', 'command', 'ser_download', 'ser_corpora', 'chosen_recipes', 'ser_run', 'ser_reproduce', 'ser_report',
-           'ser_card', 'ser_predict', 'ser_export']
+           'ser_card', 'ser_predict', 'ser_export', 'ser_app']
 
 # %% ../nbs/60_cli.ipynb #0fe76fe6
 import functools, os, subprocess, sys, warnings
@@ -262,3 +262,17 @@ def ser_export(
     clips = list(_told(load_any(corpora, data)).path) if int8 else None
     try: print(export_bundle(out, bundle, clips))
     except OSError as e: raise SerError(f'{out} cannot be written ({e.strerror}); name another folder.') from e
+
+# %% ../nbs/60_cli.ipynb #b675883f
+@command
+def ser_app(
+    bundle: str = None,           # a bundle's folder; default the one that ships
+    host: str = '127.0.0.1',      # who can reach the page: this computer alone; 0.0.0.0 is everyone
+    port: int = 7860,             # where it answers
+    max_mb: float = 50,           # largest upload, MB
+    max_minutes: float = 10,      # longest recording
+    open: store_true = False,     # open a browser
+):
+    "The web page: drop a recording or speak, and see what was heard."
+    from ser_fastai.app import serve
+    serve(bundle, host, port, max_mb=max_mb, max_minutes=max_minutes, open=open)
