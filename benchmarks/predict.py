@@ -77,8 +77,7 @@ def an_hour(bundle, paths, folder):
 def page(paths, requests, clients):
     "Requests to the page's endpoint: (seconds, errors, MB of the server after the first tenth and at the end)."
     from gradio_client import Client, handle_file
-    code = 'from ser_fastai.app import build_app; from ser_fastai.predict import load_bundle; build_app(load_bundle()).launch(server_port=7999, quiet=True)'
-    server = subprocess.Popen([sys.executable, '-c', code], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    server = subprocess.Popen([Path(sys.executable).parent/'ser_app', '--port', '7999'], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     memory = lambda: int(Path(f'/proc/{server.pid}/statm').read_text().split()[1])*os.sysconf('SC_PAGE_SIZE')/2**20
     def connect():
         for _ in range(120):
@@ -94,7 +93,7 @@ def page(paths, requests, clients):
         t = time.perf_counter()
         with ThreadPoolExecutor(clients) as ex: list(ex.map(ask, range(requests)))
         return time.perf_counter() - t, len(errors), *marks
-    finally: server.kill()
+    finally: server.terminate()
 
 @call_parse
 def main(

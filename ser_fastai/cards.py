@@ -108,19 +108,23 @@ def temperature_of(
     runs = runs[runs.protocol.map(lambda p: 'speaker' in PROTOCOLS[p].unseen).astype(bool) & (runs.n_valid > 0)]
     return float(np.mean([temperature(load_predictions(r, 'valid', results)) for r in runs.run])) if len(runs) else 1.
 
-# %% ../nbs/49_cards.ipynb #16872953
+# %% ../nbs/49_cards.ipynb #419932d6
 def unseen_scores(
     info: dict # a bundle's description
 ) -> dict:     # empty if there are none
     "The first scores that were measured on unseen speakers."
     return next((s for s in info['scores'].values() if isinstance(s, dict) and s.get('unseen_speakers') and 'accuracy' in s), {})
 
+def _n_speakers(data):
+    n = data.get('speakers')
+    return '1 speaker' if n == 1 else f'{n or "an unknown number of"} speakers'
+
 def in_short(
     info: dict # a bundle's description
 ) -> str:
     "One honest sentence on what a bundle knows."
     data, s = info['data'], unseen_scores(info)
-    who = f'Trained on {data.get("speech", "recorded")} speech of {data.get("speakers") or "an unknown number of"} speakers ({in_words(data.get("titles"))});'
+    who = f'Trained on {data.get("speech", "recorded")} speech of {_n_speakers(data)} ({in_words(data.get("titles"))});'
     if not s: return f'{who} how it does on other speakers has not been measured.'
     between = f' (95 % interval {100*s["accuracy_lo"]:.0f} to {100*s["accuracy_hi"]:.0f})' if 'accuracy_lo' in s else ''
     return f'{who} of speakers it had not heard, it got {100*s["accuracy"]:.0f} % right{between}, where guessing gets 1 in {len(info["labels"])}.'

@@ -8,7 +8,7 @@ import pytest
 import soundfile as sf
 
 BIN = Path(sys.executable).parent
-COMMANDS = 'ser_download ser_corpora ser_run ser_reproduce ser_report ser_card ser_predict ser_export'.split()
+COMMANDS = 'ser_download ser_corpora ser_run ser_reproduce ser_report ser_card ser_predict ser_export ser_app'.split()
 
 
 def sh(*args, cwd=None, **env):
