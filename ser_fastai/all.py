@@ -8,11 +8,11 @@ __all__ = []
 # %% ../nbs/61_all.ipynb #b11200e8
 from fastai.vision.all import *
 
-# %% ../nbs/61_all.ipynb #79c7d8e8
+# %% ../nbs/61_all.ipynb #69fb0774
 from .audio import fix_length, read_audio, trim_silence
 from .augment import WAVEFORM, make_copy, shift_image, spec_augment
 from .bundles import bundle_learner, default_bundle, save_bundle, train_bundle
-from .cards import run_card
+from .cards import in_short, run_card, scores_of, temperature_of
 from .compare import ablation_table, gap_table, pairs_table, plot_ablation, plot_gap, show_gap
 from .core import EMOTIONS, Recipe, SerError, data_path, label_order, results_path, seed_all
 from .corpora import CORPORA, class_table, describe, download, load_any, load_corpora, load_corpus, load_csv, load_folder, plot_classes
@@ -20,7 +20,9 @@ from .data import SpectrogramBlock, TensorSpectrogram, image_tfms, spectrogram_b
 from .evaluate import (bootstrap, confusion, ece, holm, mcnemar, paired, permutation_test, plot_confusion, plot_curves, plot_reliability,
                                  recall_by_class, temperature, uar, wilson)
 from .experiment import ABLATIONS, RECIPES, adapt, run_grid, run_one, sweep
+from .export import export_bundle
 from .features import Features, build_features, log_mel, mfcc, plot_log_mel
+from .interpret import closest, explain, grad_cam, occlusion, player, plot_map, sanity_check, top_losses
 from .models.cnn import cnn_learner, load_body
 from .models.lstm import BiLSTM
 from .models.svm import mfcc_stats, svm_pipeline
