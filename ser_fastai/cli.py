@@ -6,23 +6,28 @@
 __all__ = ['DEMO', 'SHRUNK', 'command', 'ser_download', 'ser_corpora', 'chosen_recipes', 'ser_run', 'ser_reproduce', 'ser_report',
            'ser_card', 'ser_predict', 'ser_export', 'ser_app']
 
-# %% ../nbs/60_cli.ipynb #0fe76fe6
+# %% ../nbs/60_cli.ipynb #4223e361
 import functools, os, subprocess, sys, warnings
 from pathlib import Path
+from typing import Annotated
 
 # %% ../nbs/60_cli.ipynb #d23ef838
 os.environ.setdefault('MPLBACKEND', 'Agg')
 warnings.filterwarnings('ignore', message='.*torch.jit.script.*')
 
-# %% ../nbs/60_cli.ipynb #beccacb2
+# %% ../nbs/60_cli.ipynb #8140c8f8
 import pandas as pd
-from fastcore.script import Param, call_parse, store_true
+from fastcore.script import call_parse, store_true
 
 # %% ../nbs/60_cli.ipynb #c09d74a1
 from .core import SerError, data_path, known, need, progress, repo_path, results_path, short
 from .corpora import CORPORA, class_table, describe, download, load_any, load_corpus
 
-# %% ../nbs/60_cli.ipynb #9d6bb346
+# %% ../nbs/60_cli.ipynb #70065622
+try: from fastcore.script import Param                          # fastcore 1, which nbdev 2 needs
+except ImportError:                                             # fastcore 2, which newer versions of fastai need
+    def Param(help, type, **options): return Annotated[type, help, options]
+
 def command(f):
     "Make a function a command: parse its options, say its errors in a sentence."
     @functools.wraps(f)
