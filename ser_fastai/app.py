@@ -277,7 +277,7 @@ def serving(
         try: yield url, uploads
         finally: app.close(verbose=False)
 
-# %% ../nbs/52_app.ipynb #523876f4
+# %% ../nbs/52_app.ipynb #1feb5687
 def serve(
     bundle=None,             # a bundle's folder; without it the one that ships
     host: str = '127.0.0.1', # who can reach the page: this computer alone; 0.0.0.0 is everyone
@@ -286,7 +286,8 @@ def serve(
 ):
     "Show the page until someone stops it."
     need('gradio', 'app'), check_port(host, port)
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))   # so that the folder of uploads goes then too
+    def stop(*_): raise KeyboardInterrupt
+    for s in (signal.SIGINT, signal.SIGTERM): signal.signal(s, stop)   # so that the folder of uploads goes then too, in the background as well
     with serving(load_bundle(bundle), host, port, **kwargs) as (url, _):
         print(f'{url} (Ctrl-C ends it)', flush=True)
         try: threading.Event().wait()

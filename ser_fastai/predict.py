@@ -213,7 +213,7 @@ class Predictor:
         p = got[self.labels].mean()
         return path, answer(p, threshold), p.max(), *p, None
 
-# %% ../nbs/50_predict.ipynb #a0486aa6
+# %% ../nbs/50_predict.ipynb #4f5761a5
 class OnnxPredictor(Predictor):
     "A `Predictor` whose model is a graph that hears samples."
     def __init__(self,
@@ -248,7 +248,7 @@ def _check_graph(data, k):
         if graph.functions or any(n.op_type in LOOPS or n.domain not in ('', 'ai.onnx') for n in graph.graph.node): raise ValueError('it has other operations than ours')
         options = ort.SessionOptions()
         options.log_severity_level = 4
-        options.add_session_config_entry('session.intra_op.allow_spinning', '0')  # a waiting thread leaves its core to others
+        options.intra_op_num_threads = 1   # windows and files run side by side instead, which wakes fewer threads
         session = ort.InferenceSession(data, options, providers=['CPUExecutionProvider'])
         if [(i.name, i.type, len(i.shape)) for i in session.get_inputs()] != [('samples', 'tensor(float)', 2)]: raise ValueError('it does not take samples')
         p = session.run(None, dict(samples=np.sin(np.arange(8000, dtype='float32'))[None]))[0]
