@@ -7,8 +7,8 @@ __all__ = ['THRESHOLD', 'CSS', 'CAM', 'OCCLUSION', 'EXAMPLES', 'OFFLINE', 'CANNO
            'course', 'show', 'check_length', 'plain_name', 'upload_routes', 'visit', 'example_clips', 'build_app',
            'check_port', 'serving', 'serve']
 
-# %% ../nbs/52_app.ipynb #ea06ee0b
-import base64, io, os, re, shutil, signal, socket, tempfile, threading
+# %% ../nbs/52_app.ipynb #3b936ac2
+import base64, io, os, re, shutil, signal, socket, tempfile, threading, time
 from contextlib import contextmanager
 from html import escape
 from pathlib import Path
@@ -103,7 +103,7 @@ def course(
     return (f'<h3>From beginning to end</h3>{picture}<p class="ser-quiet">Darker is likelier; the line is the answer.</p>'
             f'<details><summary>The same as a list of {len(rows)}</summary>{rows.to_html(index=False, border=0)}</details>')
 
-# %% ../nbs/52_app.ipynb #2099fcb1
+# %% ../nbs/52_app.ipynb #1d985fd0
 CAM = 'In red: the parts that spoke for <b>{}</b> (Grad-CAM).'
 OCCLUSION = 'In red: the moments without which <b>{}</b> would be less likely; in blue, more likely.'
 
@@ -122,7 +122,7 @@ def show(
     with rc_context({'font.size': 13}):
         heard = player(x, recipe.sr, S, heat, Path(path).name, recipe.hop_length, fmax=recipe.fmax).data.partition('<script>')[0]
     heading = f'Where it is surest, {clock(surest.start)} to {clock(surest.end)}' if long else 'What was heard'
-    red = (CAM if recipe.model == 'cnn' and p.models else OCCLUSION).format(escape(best))
+    red = (CAM if recipe.model == 'cnn' and len(p.models) == 1 else OCCLUSION).format(escape(best))
     return f'''<div class="ser"><h2>{escape(in_a_line(probs, threshold))}</h2>
 {'<p class="ser-quiet">The average over the whole recording.</p>' if long else ''}{bars(probs)}
 <h3>{heading}</h3>
@@ -147,7 +147,7 @@ def plain_name(
     "The harmless part of a file's name."
     return re.sub(r'[^\w.\- ]', '_', Path(name or '').name).strip(' .')[-80:] or 'recording'
 
-# %% ../nbs/52_app.ipynb #49c96bd3
+# %% ../nbs/52_app.ipynb #bf2aa8c7
 def upload_routes(
     folder,      # where uploads lie
     max_mb: float# largest upload, MB
@@ -156,10 +156,15 @@ def upload_routes(
     from starlette.concurrency import run_in_threadpool
     from starlette.responses import JSONResponse, PlainTextResponse
     from starlette.routing import Route
+    def sweep():
+        "What was sent and never asked about goes after ten minutes."
+        for old in Path(folder).glob('upload-*'):
+            if time.time() - old.stat().st_mtime > 600: shutil.rmtree(old, ignore_errors=True)
     async def upload(request):
         size = request.headers.get('content-length', '')
         if not size.isdecimal() or int(size) > max_mb*2**20 + 2000:   # what surrounds the file in the request
             return PlainTextResponse(f'The file is too large: this page takes up to {max_mb:g} MB.', 413)
+        await run_in_threadpool(sweep)
         async with request.form(max_files=1, max_fields=5) as form:
             if not hasattr(file := form.get('files'), 'filename'): return PlainTextResponse('There is no file.', 400)
             path = Path(tempfile.mkdtemp(dir=folder, prefix='upload-'))/plain_name(file.filename)

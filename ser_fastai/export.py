@@ -21,7 +21,7 @@ from scipy.fft import dct
 from torch import nn
 from torch.nn import functional as F
 
-# %% ../nbs/51_export.ipynb #d7f68553
+# %% ../nbs/51_export.ipynb #bfa9b656
 from .audio import check_audio, check_samples, resample, trim_silence
 from .bundles import default_bundle, leaves, network, read_bundle
 from .cards import card, licence_text
@@ -30,7 +30,7 @@ from .data import TensorSpectrogram, image_tfms
 from .evaluate import FLOOR
 from .experiment import environment
 from .features import mel_filters
-from .predict import PAUSE, WHOLE, OnnxPredictor, Predictor, load_bundle, windows
+from .predict import HELD, PAUSE, WHOLE, OnnxPredictor, Predictor, load_bundle, windows
 from .train import stages
 
 # %% ../nbs/51_export.ipynb #b9a10a3a
@@ -208,7 +208,7 @@ def fourier_resample(
     spec *= np.interp(np.arange(len(spec))*2/min(padded, size), at, fade)
     return (np.fft.irfft(spec[:size//2 + 1], size)[:(2*n*sr + sr_from)//(2*sr_from)]*(size/padded)).astype('float32')
 
-# %% ../nbs/51_export.ipynb #efd4e1f1
+# %% ../nbs/51_export.ipynb #7a0cceeb
 RUNNER = '''"""Emotion in a recording: python run.py my.wav ...   Needs: pip install onnxruntime numpy soundfile"""
 import json, math, sys
 from pathlib import Path
@@ -219,6 +219,7 @@ import soundfile
 
 class SerError(Exception): "What went wrong with which input, and the remedy, in one sentence."
 
+HELD = {held}   # recordings up to this many seconds are looked at as a whole
 WHOLE = {whole}   # recordings up to this many times `seconds` are heard as one utterance
 PAUSE = {pause} # windows with less than this share of the loudest one's power are pauses
 
@@ -237,7 +238,8 @@ def predict(path, settings, session):
     if not 1000 <= rate <= 768000: raise SerError(f'{{path}} has a rate of {{rate}} Hz: 1 kHz to 768 kHz can be read.')
     if not len(x): raise SerError(f'{{path}} holds no samples: record it again.')
     x = check_audio(fourier_resample(check_samples(x.mean(1), path), rate, sr), sr, path)
-    parts = [x for _, x in windows([x], sr, settings['seconds'], trim)]
+    held = int(max(HELD, WHOLE*settings['seconds'])*sr)
+    parts = [w for _, w in windows([b for b in (x[:held], x[held:]) if len(b)], sr, settings['seconds'], trim)]
     power = np.array([np.square(x, dtype='float64').mean() for x in parts])
     parts = [trim_silence(x) if trim else x for x, loud in zip(parts, power >= PAUSE*power.max()) if loud]
     probs = np.mean([session.run(None, {{'samples': p[None].astype('float32')}})[0][0] for p in parts], 0)
@@ -256,7 +258,7 @@ if __name__ == '__main__':
 
 def runner() -> str: # Python
     "The program that goes with a graph."
-    return RUNNER.format(whole=WHOLE, pause=PAUSE, functions='\n'.join(inspect.getsource(f) for f in (trim_silence, windows, check_samples, check_audio, fourier_resample)))
+    return RUNNER.format(held=HELD, whole=WHOLE, pause=PAUSE, functions='\n'.join(inspect.getsource(f) for f in (trim_silence, windows, check_samples, check_audio, fourier_resample)))
 
 # %% ../nbs/51_export.ipynb #77558e42
 def agreement(

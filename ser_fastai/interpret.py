@@ -6,9 +6,9 @@
 __all__ = ['AXES', 'PLAYER_JS', 'ask', 'grad_cam', 'plot_map', 'occlusion', 'explain', 'audio_tag', 'player', 'top_losses',
            'listen', 'embeddings', 'closest', 'mfcc_importance', 'plot_importance', 'randomised', 'sanity_check']
 
-# %% ../nbs/40_interpret.ipynb #b74a0bcd
+# %% ../nbs/40_interpret.ipynb #25d0619b
 import base64, io
-from copy import deepcopy
+from copy import copy, deepcopy
 from html import escape
 
 # %% ../nbs/40_interpret.ipynb #93317c50
@@ -28,7 +28,7 @@ from sklearn.neighbors import NearestNeighbors
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
-# %% ../nbs/40_interpret.ipynb #a6d8cba1
+# %% ../nbs/40_interpret.ipynb #fbdfe5d0
 from .audio import fix_length, read_audio, trim_silence
 from .core import Recipe, SerError, known, seed_all
 from .data import LoadSpectrogram, TensorSpectrogram
@@ -112,7 +112,7 @@ def occlusion(
                                                                    perturbations_per_eval=16)
     return fix_length(fall[0, 0].float().cpu().numpy(), S.shape[1])
 
-# %% ../nbs/40_interpret.ipynb #60d9ab8a
+# %% ../nbs/40_interpret.ipynb #1cc445bb
 def explain(
     p,                   # a `Predictor` (notebook 50)
     audio,               # a path or samples; of a long recording, pass a part
@@ -128,8 +128,9 @@ def explain(
     target = p.labels.index(known(label, p.labels, 'label')) if label else int(probs.argmax())
     recipe = p.models[0][1] if p.models else Recipe('shown', sr=p.sr, trim=p.trim)
     S = clip_features(x, **feature_settings(recipe) | dict(trim=False))
-    if recipe.model == 'cnn' and p.models:
-        net = p.models[0][3]
+    if recipe.model == 'cnn' and len(p.models) == 1:
+        net = copy(p.models[0][3])
+        net.net = deepcopy(net.net)     # Grad-CAM hangs hooks on it, and others may be asking the bundle meanwhile
         image = net.images(given[0][None]).clone()
         return x, S, _cam(net.logits, net.net[0], image, target, S.shape[1])
     n = round(seconds*p.sr)

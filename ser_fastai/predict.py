@@ -6,9 +6,8 @@
 __all__ = ['HELD', 'WHOLE', 'PAUSE', 'LOOPS', 'PRINT', 'listen', 'windows', 'calibrated', 'answer', 'Predictor', 'OnnxPredictor',
            'load_bundle', 'segments', 'plot_timeline', 'find_files', 'predict_paths']
 
-# %% ../nbs/50_predict.ipynb #60f3cd3e
+# %% ../nbs/50_predict.ipynb #816d3cda
 import glob, hashlib, json, os, shutil, sys, tempfile
-from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from pathlib import Path
@@ -30,7 +29,7 @@ from .corpora import find_audio
 from .evaluate import FLOOR
 from .features import clip_features, feature_settings
 
-# %% ../nbs/50_predict.ipynb #9917ca66
+# %% ../nbs/50_predict.ipynb #735b6e10
 HELD = 60.  # recordings up to this many seconds are looked at as a whole
 
 def _blocks(audio, sr):
@@ -62,6 +61,7 @@ def listen(
             parts.append(x)
             if sum(map(len, parts)) <= held*rate: continue
             stream, x = soxr.ResampleStream(rate, to, 1, dtype='float32', quality='HQ'), np.concatenate(parts)
+            parts.clear()
         for i in range(0, len(x), 2**20): yield stream.resample_chunk(x[i:i + 2**20])
     if stream is None: yield check_audio(resample(np.concatenate(parts), rate, to), to, name)
     else:
@@ -93,7 +93,7 @@ def windows(
     while at + n < len(x): yield start + at, x[at:at + n]; at += n//2
     yield start + len(x) - n, x[-n:]
 
-# %% ../nbs/50_predict.ipynb #506b89f8
+# %% ../nbs/50_predict.ipynb #e83e2f1a
 def calibrated(
     probs: np.ndarray, # (n, n_labels)
     temperature: float # 1 leaves them as they are
@@ -137,7 +137,11 @@ class Predictor:
     ) -> np.ndarray: # (n, n_labels)
         "The models' average answer to each, calibrated."
         p = sum(share*f(np.stack([i[k] for i in inputs])) for k, (share, _, _, f) in enumerate(self.models))
-        return calibrated(p, self.temperature)
+        return self._checked(calibrated(p, self.temperature), inputs)
+
+    def _checked(self, p, inputs):
+        if p.shape == (len(inputs), len(self.labels)) and (p >= 0).all() and np.allclose(p.sum(1), 1, atol=1e-3): return p
+        raise SerError(f'{short(self.info["name"])} gave no probabilities: get it again.')
 
     def batches(self,
         audio,   # a path or samples, as for `listen`
@@ -155,8 +159,8 @@ class Predictor:
         return [(*w[:3], *p) for b in batches for w, p in zip(b, self.probs([w[3] for w in b]))]
 
     def _table(self, rows):
-        df = pd.DataFrame(rows, columns=['start', 'end', 'power', *self.labels])
-        df = df[df.power >= PAUSE*df.power.max()].drop(columns='power').reset_index(drop=True)
+        power = np.array([power for _, _, power, *_ in rows])
+        df = pd.DataFrame([(start, end, *p) for (start, end, _, *p), heard in zip(rows, power >= PAUSE*power.max()) if heard], columns=['start', 'end', *self.labels])
         df.insert(2, 'emotion', df[self.labels].idxmax(axis=1))
         df.insert(3, 'confidence', df[self.labels].max(axis=1))
         return df
@@ -186,7 +190,7 @@ class Predictor:
         def last(rows, batches):
             try: return self._table(rows + self._answers(batches))
             except SerError as e: return e
-        for chunk in chunked(paths, 64):
+        for chunk in chunked(paths, 32):
             got = Parallel(n_jobs=jobs, prefer='threads')(delayed(first)(str(p)) for p in chunk)
             good = [g[0] for g in got if not isinstance(g, SerError)]
             rows = iter(self._answers([list(chain(*good))]) if good else ())
@@ -213,7 +217,7 @@ class Predictor:
         p = got[self.labels].mean()
         return path, answer(p, threshold), p.max(), *p, None
 
-# %% ../nbs/50_predict.ipynb #4f5761a5
+# %% ../nbs/50_predict.ipynb #569479f6
 class OnnxPredictor(Predictor):
     "A `Predictor` whose model is a graph that hears samples."
     def __init__(self,
@@ -233,10 +237,10 @@ class OnnxPredictor(Predictor):
         inputs: list # of `input`, n of them
     ) -> np.ndarray: # (n, n_labels)
         "The graph's answers; windows run side by side."
-        run = lambda x: self.session.run(None, dict(samples=x[None].astype('float32')))[0][0]
-        p = np.stack(self._each(run, inputs)).astype('float64')
-        if not ((p >= 0).all() and np.allclose(p.sum(1), 1, atol=1e-3)): raise SerError(f'{self.info["name"]} gave no probabilities: export the bundle again.')
-        return p
+        def run(x):
+            try: return self.session.run(None, dict(samples=x[None].astype('float32')))[0].reshape(len(self.labels)).astype('float64')
+            except Exception as e: raise SerError(f'{short(self.info["name"])} cannot answer ({short(e)}): export the bundle again.') from None
+        return self._checked(np.stack(self._each(run, inputs)), inputs)
 
 LOOPS = 'If', 'Loop', 'Scan', 'SequenceMap'  # no graph of ours has them, and a stranger's could run for ever
 
@@ -251,8 +255,9 @@ def _check_graph(data, k):
         options.intra_op_num_threads = 1   # windows and files run side by side instead, which wakes fewer threads
         session = ort.InferenceSession(data, options, providers=['CPUExecutionProvider'])
         if [(i.name, i.type, len(i.shape)) for i in session.get_inputs()] != [('samples', 'tensor(float)', 2)]: raise ValueError('it does not take samples')
-        p = session.run(None, dict(samples=np.sin(np.arange(8000, dtype='float32'))[None]))[0]
-        if p.shape != (1, k) or p.dtype != 'float32' or not (p >= 0).all() or abs(p.sum() - 1) > 1e-3: raise ValueError(f'it gives no probabilities of {k} labels')
+        for n in 8000, 12345:
+            p = session.run(None, dict(samples=np.sin(np.arange(n, dtype='float32'))[None]))[0]
+            if p.shape != (1, k) or p.dtype != 'float32' or not (p >= 0).all() or abs(p.sum() - 1) > 1e-3: raise ValueError(f'it gives no probabilities of {k} labels')
     except Exception as e: raise ValueError(f'model.onnx is no graph of ser_export: {e}') from None   # onnxruntime has no class of errors of its own
     return session
 
@@ -273,18 +278,20 @@ def load_bundle(
     path=None  # the folder of a bundle or of an export; without it the one that ships
 ) -> Predictor:
     "Read and check a bundle."
-    path = Path(path).expanduser() if path else default_bundle()
+    path = Path(os.path.expanduser(path)) if path else default_bundle()
     return _load_export(path) if (path/'settings.json').is_file() else Predictor(*read_bundle(path))
 
-# %% ../nbs/50_predict.ipynb #acf15649
+# %% ../nbs/50_predict.ipynb #3b362099
 def _moments(timeline):
     "The average of the windows over each stretch between their edges; (starts, ends, probabilities)."
     labels = list(timeline.columns[4:])
     edges = np.unique(timeline[['start', 'end']])
     start, end = edges[:-1], edges[1:]
-    over = (timeline.start.to_numpy() <= start[:, None]) & (timeline.end.to_numpy() >= end[:, None])   # (n_stretches, n_windows)
-    heard, over = over.any(1), over[over.any(1)]
-    return start[heard], end[heard], pd.DataFrame(over@timeline[labels].to_numpy()/over.sum(1, keepdims=True), columns=labels)
+    first, last = np.searchsorted(timeline.end, end), np.searchsorted(timeline.start, start, 'right')   # of the windows over it; both edges rise
+    total = np.vstack([np.zeros(len(labels)), np.cumsum(timeline[labels].to_numpy(), 0)])
+    heard = last > first
+    first, last = first[heard], last[heard]
+    return start[heard], end[heard], pd.DataFrame((total[last] - total[first])/(last - first)[:, None], columns=labels)
 
 def segments(
     timeline: pd.DataFrame, # of `Predictor.timeline`
@@ -307,14 +314,18 @@ def plot_timeline(
     start, end, probs = _moments(timeline)
     if ax is None: ax = plt.subplots(figsize=(9, .3*probs.shape[1] + 1), layout='constrained')[1]
     unit, name = (60., 'minutes') if end[-1] > 300 else (1., 'seconds')
-    for i, label in enumerate(probs):
-        ax.bar(start/unit, .9, (end - start)/unit, i - .45, align='edge', color=plt.get_cmap('Blues')(probs[label].to_numpy()*.9))
+    gaps = np.flatnonzero(start[1:] > end[:-1] + 1e-9)                     # pauses stay white
+    for part in np.split(np.arange(len(start)), gaps + 1):
+        edges, rows = np.append(start[part], end[part[-1]])/unit, np.arange(probs.shape[1] + 1) - .5
+        ax.pcolormesh(edges, rows, probs.to_numpy()[part].T, cmap='Blues', vmin=0, vmax=1.1)
+    ax.hlines(np.arange(1, probs.shape[1]) - .5, 0, end[-1]/unit, color='white', lw=3)
     for s in segments(timeline, threshold).itertuples():
         if s.emotion != UNCERTAIN: ax.plot([s.start/unit, s.end/unit], [probs.columns.get_loc(s.emotion)]*2, color='#D55E00', lw=3, solid_capstyle='butt')
-    ax.set(yticks=range(probs.shape[1]), yticklabels=probs.columns, xlabel=name, xlim=(0, end[-1]/unit), ylim=(probs.shape[1] - .5, -.5))
+    ax.set_yticks(range(probs.shape[1]), probs.columns, parse_math=False)
+    ax.set(xlabel=name, xlim=(0, end[-1]/unit), ylim=(probs.shape[1] - .5, -.5))
     return ax
 
-# %% ../nbs/50_predict.ipynb #a320d302
+# %% ../nbs/50_predict.ipynb #55c9fe30
 def _listed(path):
     "The paths in a list; they count from the list's own folder."
     try:
@@ -322,7 +333,7 @@ def _listed(path):
             df = pd.read_csv(path, dtype=str)
             if 'path' not in df: raise SerError(f'{path} has no column "path": add one, or name the audio files themselves.')
             names = df.path.dropna()
-        else: names = [l.strip() for l in path.read_text(encoding='utf8').splitlines()]
+        else: names = [l.strip() for l in path.read_text(encoding='utf-8-sig').splitlines()]
     except (OSError, ValueError, pd.errors.ParserError) as e: raise SerError(f'{path} cannot be read as a list ({str(e).splitlines()[0][:80]}): write one path a line.') from None
     return [path.parent/os.path.expanduser(n) for n in names if n]
 
@@ -344,10 +355,12 @@ def find_files(
         if not new: lost.append(f'{p} {what}'.strip())
     return list(dict.fromkeys(found)), lost
 
-# %% ../nbs/50_predict.ipynb #ffe53626
+# %% ../nbs/50_predict.ipynb #3a9124d5
 def _plain(s): return short(s, 5000)
 def _share(p): return f'{100*p:.0f} %'
-def _clock(s): return f'{int(s)//3600}:{int(s)//60 % 60:02}:{int(s) % 60:02}' if s >= 3600 else f'{int(s)//60}:{s % 60:04.1f}'
+def _clock(s):
+    s = round(s, 1)
+    return f'{int(s)//3600}:{int(s)//60 % 60:02}:{int(s) % 60:02}' if s >= 3600 else f'{int(s)//60}:{s % 60:04.1f}'
 
 def _lined(heads, rows):
     width = [max(map(len, col)) for col in zip(heads, *rows)]
@@ -390,6 +403,7 @@ def predict_paths(
     "Print what is heard in recordings."
     known(format, PRINT, 'format')
     p, paths, parts = load_bundle(bundle), list(map(str, paths)), {}
+    if plot: plot = _made(plot)
     with tempfile.TemporaryDirectory() as d:
         piped = Path(d)/'standard input'
         if '-' in paths:
@@ -400,24 +414,29 @@ def predict_paths(
             name = '-' if path == piped else str(path)
             rows.append(p.row(name, t, threshold))
             if isinstance(t, SerError): lost.append(str(t).replace(str(piped), piped.name))
-            elif timeline or plot: parts[name] = t, segments(t, threshold)
+            elif timeline or plot: parts[name] = t.assign(emotion=t.emotion.where(t.confidence >= threshold, UNCERTAIN)), segments(t, threshold)
     df = pd.DataFrame(rows, columns=['path', 'emotion', 'confidence', *p.labels, 'error'])
     good = df[df.error.isna()]
     code = sys.stdout.encoding or 'utf8'
-    if plot: _draw(parts, Path(plot).expanduser(), threshold)
-    if len(good): print(PRINT[format](good, p, top, parts if timeline else {}).encode(code, 'replace').decode(code))
+    if len(good): print(PRINT[format](good, p, top, parts if timeline else {}).encode(code, 'replace').decode(code), flush=True)
+    if plot: _draw(parts, plot, threshold)
     for sentence in lost: print(_plain(sentence), file=sys.stderr)
     return 0 if not lost and len(good) else 1 if len(good) else 2
 
-def _draw(parts, folder, threshold):
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        seen = Counter()
-        for path, (t, _) in parts.items():
-            name = 'standard input' if path == '-' else Path(path).stem
-            seen[name] += 1
-            ax = plot_timeline(t, threshold)
-            ax.set_title(_plain(name))
-            ax.figure.savefig(folder/(name + (f' {seen[name]}' if seen[name] > 1 else '') + '.png'), dpi=120)
-            plt.close(ax.figure)
+def _made(folder):
+    folder = Path(os.path.expanduser(folder))
+    try: folder.mkdir(parents=True, exist_ok=True)
     except OSError as e: raise SerError(f'{folder} cannot be written ({e.strerror}): name another folder.') from None
+    return folder
+
+def _draw(parts, folder, threshold):
+    used = set()
+    for path, (t, _) in parts.items():
+        name = first = 'standard input' if path == '-' else Path(path).stem
+        while name in used: name = f'{first} {len(used) + 1}'
+        used.add(name)
+        ax = plot_timeline(t, threshold)
+        ax.set_title(_plain(name), parse_math=False)
+        try: ax.figure.savefig(folder/f'{name}.png', dpi=120)
+        except OSError as e: raise SerError(f'{folder} cannot be written ({e.strerror}): name another folder.') from None
+        finally: plt.close(ax.figure)

@@ -448,9 +448,37 @@ def test_timeline_of_the_command(bundles, tmp_path, capsys):
     assert rows[0]['segments'] == rows[1]['segments'] and rows[0]['segments'][0]['start'] == 0 and rows[0]['segments'][-1]['end'] == 16
     assert sorted(f.name for f in (tmp_path/'pictures').iterdir()) == ['talk 2.png', 'talk.png']
     assert P.predict_paths(paths[:1], bundles/'svm', format='csv', timeline=True) == 0
-    assert list(pd.read_csv(io.StringIO(capsys.readouterr().out)).columns) == ['path', 'start', 'end', 'emotion', 'confidence', *LABELS]
+    out = capsys.readouterr().out
+    assert P.predict_paths(paths[:1], bundles/'svm', format='csv', timeline=True, threshold=1.01) == 0
+    assert set(pd.read_csv(io.StringIO(capsys.readouterr().out)).emotion) == {'uncertain'}
+    assert list(pd.read_csv(io.StringIO(out)).columns) == ['path', 'start', 'end', 'emotion', 'confidence', *LABELS]
     (tmp_path/'file').write_text('')
     with pytest.raises(SerError, match='cannot be written'): P.predict_paths(paths[:1], bundles/'svm', plot=tmp_path/'file')
+
+def test_a_day_of_sound_is_drawn_and_cut():
+    "Segments of 24 hours: as a matrix of stretches by windows it would be 27 GB."
+    start = np.arange(0, 24*3600, 1.5)
+    p = np.random.default_rng(0).dirichlet([1, 1, 1], len(start))
+    t = pd.DataFrame(dict(start=start, end=start + 3, emotion='', confidence=0.) | dict(zip(LABELS, p.T)))
+    s = P.segments(t)
+    assert s.start.iloc[0] == 0 and s.end.iloc[-1] == start[-1] + 3
+    i = 1000                                            # the stretch from 1500 s on lies in windows 999 and 1000
+    assert s[(s.start <= start[i]) & (s.end > start[i])].emotion.item() == LABELS[(p[i - 1] + p[i]).argmax()]
+
+def test_numbers_that_give_no_probabilities_are_refused(trained, bundles, tmp_path, corpus):
+    shutil.copytree(bundles/'svm', tmp_path/'nan')
+    found = load((tmp_path/'nan'/'model.safetensors').read_bytes())
+    data = save(found | dict(scale=torch.full_like(found['scale'], 1e-300), support_vectors=torch.full_like(found['support_vectors'], 1e38)))
+    (tmp_path/'nan'/'model.safetensors').write_bytes(data)
+    info = json.loads((tmp_path/'nan'/'bundle.json').read_text()) | dict(sha256=hashlib.sha256(data).hexdigest())
+    (tmp_path/'nan'/'bundle.json').write_text(json.dumps(info))
+    with pytest.raises(SerError, match='no probabilities'): P.load_bundle(tmp_path/'nan').predict(corpus.path[0])
+
+def test_formulas_are_no_formulas(bundles, corpus, tmp_path, capsys):
+    shutil.copy(corpus.path[0], tmp_path/r'c $\x$.wav')
+    assert P.predict_paths([tmp_path/r'c $\x$.wav'], bundles/'svm', plot=tmp_path/'p') == 0
+    t = pd.DataFrame({'start': [0.], 'end': [3.], 'emotion': [''], 'confidence': [0.], r'$\x$': [.4], 'power': [.6]})
+    P.plot_timeline(t).figure.canvas.draw()
 
 def test_uncertain(bundles, corpus, capsys):
     assert P.predict_paths([corpus.path[0]], bundles/'svm', format='json', threshold=1.01) == 0
