@@ -19,7 +19,8 @@ import soundfile as sf
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-# %% ../nbs/52_app.ipynb #da44b7e2
+# %% ../nbs/52_app.ipynb #3d19e713
+from .bundles import UNCERTAIN
 from .cards import in_short
 from .core import Recipe, SerError, need
 from .evaluate import COLORS
@@ -27,7 +28,7 @@ from .interpret import PLAYER_JS, explain, player
 from .predict import Predictor, answer, load_bundle, plot_timeline, segments
 from .synth import make_clip
 
-# %% ../nbs/52_app.ipynb #f69a341e
+# %% ../nbs/52_app.ipynb #8ce80f80
 THRESHOLD = .3  # an answer less sure than this is "uncertain"
 
 def in_a_line(
@@ -36,7 +37,7 @@ def in_a_line(
 ) -> str:
     "An answer in words."
     best = answer(probs, threshold)
-    if best == 'uncertain': return f'uncertain: no emotion is more than {100*probs.max():.0f} % likely'
+    if best == UNCERTAIN: return f'uncertain: no emotion is more than {100*probs.max():.0f} % likely'
     return f'{best}, {100*probs[best]:.0f} % sure'
 
 # %% ../nbs/52_app.ipynb #edee1b69

@@ -21,9 +21,9 @@ import torch
 from fastai.vision.all import CrossEntropyLossFlat, DataLoaders, Learner, Pipeline, accuracy, create_vision_model, default_device
 from safetensors.torch import load as load_tensors, save as save_tensors
 
-# %% ../nbs/49a_bundles.ipynb #d9693054
+# %% ../nbs/49a_bundles.ipynb #fa66c822
 from .cards import card, data_of, licence_of, licence_text
-from .core import Recipe, SerError, short
+from .core import Recipe, SerError, atomic_folder, short
 from .data import TensorSpectrogram, image_tfms
 from .experiment import environment, train
 from .features import as_image, feature_settings
@@ -248,7 +248,7 @@ def _tensors(data):
     try: return load_tensors(data)
     except Exception as e: raise ValueError(f'no safetensors: {str(e)}') from None
 
-# %% ../nbs/49a_bundles.ipynb #b2409f2d
+# %% ../nbs/49a_bundles.ipynb #c850105d
 def _trained(model):
     "A fastai learner as `train` would give it."
     return Trained(None, list(model.dls.vocab), 0, model) if isinstance(model, Learner) else model
@@ -295,20 +295,12 @@ def save_bundle(
     except (ValueError, AttributeError, TypeError):
         raise SerError(f'{path} was not written: its scores, data and licence have to be text and finite numbers.') from None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f'.{path.name}.') as d:
-            new, old = Path(d)/path.name, Path(d)/'.old'
-            new.mkdir()
+        with atomic_folder(path) as new:
             (new/'model.safetensors').write_bytes(weights)
             (new/'bundle.json').write_text(text, encoding='utf8')
             made, _ = read_bundle(new)
             (new/'card.md').write_text(card(made), encoding='utf8')
             (new/'LICENSE').write_text(licence_text(made), encoding='utf8')
-            if path.exists(): path.rename(old)
-            try: new.rename(path)
-            except OSError:
-                if old.exists(): old.rename(path)
-                raise
     except OSError as e: raise SerError(f'{path} cannot be written ({e.strerror}): name another folder.') from None
     return path
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['EMOTIONS', 'label_order', 'SerError', 'short', 'known', 'need', 'data_path', 'cache_path', 'repo_path',
-           'results_path', 'atomic_write', 'hash_of', 'Recipe', 'seed_all', 'progress']
+           'results_path', 'atomic_write', 'atomic_folder', 'hash_of', 'Recipe', 'seed_all', 'progress']
 
 # %% ../nbs/00_core.ipynb #aa997d3e
 import hashlib, importlib, json, os, random, tempfile
@@ -103,6 +103,24 @@ def atomic_write(
     except BaseException:
         Path(tmp).unlink(missing_ok=True)
         raise
+
+# %% ../nbs/00_core.ipynb #1d9a156d
+@contextmanager
+def atomic_folder(
+    path  # the folder to be
+):        # yields a new empty folder of the same name, beside it
+    "The same for a folder: it takes `path`'s place when the block succeeds, and what lay there stays if it cannot."
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f'.{path.name}.') as d:
+        new, old = Path(d)/path.name, Path(d)/'.old'
+        new.mkdir()
+        yield new
+        if path.exists(): path.rename(old)
+        try: new.rename(path)
+        except OSError:
+            if old.exists(): old.rename(path)
+            raise
 
 # %% ../nbs/00_core.ipynb #c1cb9e6f
 def hash_of(

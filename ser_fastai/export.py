@@ -21,11 +21,11 @@ from scipy.fft import dct
 from torch import nn
 from torch.nn import functional as F
 
-# %% ../nbs/51_export.ipynb #bfa9b656
-from .audio import check_audio, check_samples, resample, trim_silence
+# %% ../nbs/51_export.ipynb #10fbe088
+from .audio import check_audio, check_samples, trim_silence
 from .bundles import default_bundle, leaves, network, read_bundle
 from .cards import card, licence_text
-from .core import Recipe, SerError, need, progress
+from .core import Recipe, SerError, atomic_folder, need
 from .data import TensorSpectrogram, image_tfms
 from .evaluate import FLOOR
 from .experiment import environment
@@ -260,7 +260,7 @@ def runner() -> str: # Python
     "The program that goes with a graph."
     return RUNNER.format(held=HELD, whole=WHOLE, pause=PAUSE, functions='\n'.join(inspect.getsource(f) for f in (trim_silence, windows, check_samples, check_audio, fourier_resample)))
 
-# %% ../nbs/51_export.ipynb #77558e42
+# %% ../nbs/51_export.ipynb #dea328fe
 def agreement(
     one: Predictor,
     other: Predictor,
@@ -282,11 +282,8 @@ def export_bundle(
     if int8 and info['kind'] != 'cnn': raise SerError(f'8 bits are for a cnn, and this bundle is of the kind {info["kind"]}: export it in 32 bits.')
     if int8 and not len(clips): raise SerError('8 bits need recordings to take the ranges from: pass some of the training clips.')
     settings = dict(labels=info['labels'], sr=r.sr, seconds=net.seconds, trim=r.trim, bits=8 if int8 else 32)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f'.{path.name}.') as d:
-        new, old, graph = Path(d)/path.name, Path(d)/'.old', Path(d)/'graph.onnx'
-        new.mkdir()
-        to_onnx(net, graph)
+    with atomic_folder(path) as new:
+        graph = to_onnx(net, new/'graph.onnx')
         text = card(info)
         def write(**more):
             facts = dict(settings, sha256=hashlib.sha256((new/'model.onnx').read_bytes()).hexdigest(), versions=environment()['versions'], **more, bundle=info)
@@ -295,6 +292,7 @@ def export_bundle(
             like = OnnxPredictor(info, settings, None)
             some = [clips[i] for i in np.unique(np.linspace(0, len(clips) - 1, CALIBRATE).round().astype(int))]
             to_int8(graph, new/'model.onnx', [x for c in some for b in like.batches(c) for *_, x in b])
+            graph.unlink()
             write()
             found = agreement(load_bundle(bundle), load_bundle(new), clips)
             write(agreement=found)
@@ -306,6 +304,4 @@ def export_bundle(
         (new/'card.md').write_text(text, encoding='utf8')
         (new/'LICENSE').write_text(licence_text(info).replace('model.safetensors', 'model.onnx'), encoding='utf8')
         (new/'run.py').write_text(runner(), encoding='utf8')
-        if path.exists(): path.rename(old)
-        new.rename(path)
     return path
