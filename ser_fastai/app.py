@@ -4,14 +4,15 @@
 
 # %% auto #0
 __all__ = ['THRESHOLD', 'CSS', 'CAM', 'OCCLUSION', 'EXAMPLES', 'OFFLINE', 'CANNOT', 'START', 'FONT', 'in_a_line', 'bars', 'clock',
-           'course', 'show', 'check_length', 'plain_name', 'upload_routes', 'visit', 'example_clips', 'build_app',
-           'check_port', 'serving', 'serve']
+           'course', 'show', 'check_length', 'plain_name', 'upload_routes', 'files_alone', 'visit', 'example_clips',
+           'build_app', 'check_port', 'serving', 'serve']
 
-# %% ../nbs/52_app.ipynb #3b936ac2
-import base64, io, os, re, shutil, signal, socket, tempfile, threading, time
+# %% ../nbs/52_app.ipynb #fdbcba16
+import base64, io, json, os, re, shutil, signal, socket, tempfile, threading, time
 from contextlib import contextmanager
 from html import escape
 from pathlib import Path
+from unittest.mock import patch
 
 # %% ../nbs/52_app.ipynb #542c4648
 import pandas as pd
@@ -19,7 +20,8 @@ import soundfile as sf
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-# %% ../nbs/52_app.ipynb #3d19e713
+# %% ../nbs/52_app.ipynb #63a9cb91
+from .audio import open_audio
 from .bundles import UNCERTAIN
 from .cards import in_short
 from .core import Recipe, SerError, need
@@ -130,14 +132,14 @@ def show(
 {heard}<p class="ser-quiet">{red} Play it: the yellow line moves with the sound.</p>
 {course(timeline, threshold) if long else ""}</div>'''
 
-# %% ../nbs/52_app.ipynb #75483ad7
+# %% ../nbs/52_app.ipynb #127284e7
 def check_length(
     path,              # an upload
     max_minutes: float # what is still heard
 ):
     "Refuse a long recording, from its header alone."
-    try: seconds = sf.info(path).duration
-    except sf.SoundFileError: return    # no sound at all: reading it says so
+    with open_audio(path) as f: seconds, unknown = f.frames/f.samplerate, f.frames > f.promised
+    if unknown: raise SerError(f'{path} does not say how long it is: convert it to wav.')
     if seconds > 60*max_minutes:
         raise SerError(f'{path} lasts {clock(seconds)} minutes and this page hears up to {max_minutes:g}: give it to ser_predict.')
 
@@ -173,6 +175,32 @@ def upload_routes(
         return JSONResponse([str(path)])
     async def done(request): return PlainTextResponse('data: {"msg": "done"}\n\n', media_type='text/event-stream')
     return [Route('/gradio_api/upload', upload, methods=['POST']), Route('/gradio_api/upload_progress', done)]
+
+# %% ../nbs/52_app.ipynb #05225f12
+def _named(x):
+    "Every path in what a request says."
+    if isinstance(x, dict): return [v for k, v in x.items() if k == 'path'] + _named(list(x.values()))
+    return [p for v in x for p in _named(v)] if isinstance(x, list) else []
+
+def files_alone(
+    app # the web server's
+):      # the same, behind a check
+    "Let requests name files, and no addresses."
+    from starlette.requests import Request
+    from starlette.responses import PlainTextResponse
+    async def checked(scope, receive, send):
+        if scope['type'] != 'http' or scope['method'] != 'POST' or scope['path'].endswith('/upload'): return await app(scope, receive, send)
+        body, messages = b'', []
+        while not messages or messages[-1].get('more_body'):
+            messages.append(await receive())
+            body += messages[-1].get('body', b'')
+            if len(body) > 2**20: return await PlainTextResponse('The request is too large.', 413)(scope, receive, send)
+        try: wrong = any('://' in str(p) for p in _named(json.loads(body)))
+        except (ValueError, RecursionError): wrong = False   # no JSON: gradio says so
+        if wrong: return await PlainTextResponse('This page takes a file and no address: send the file itself.', 400)(scope, receive, send)
+        async def again(): return messages.pop(0) if messages else await receive()
+        await app(scope, again, send)
+    return checked
 
 # %% ../nbs/52_app.ipynb #1c8ee97a
 @contextmanager
@@ -249,7 +277,7 @@ def build_app(
         program.click(predict, recording, gr.JSON(visible=False), api_name='predict', api_description=Predictor.predict.__doc__, **share)
     return app.queue(max_size=64)
 
-# %% ../nbs/52_app.ipynb #57675aef
+# %% ../nbs/52_app.ipynb #9a1ad4e8
 def check_port(
     host: str,
     port: int
@@ -270,16 +298,16 @@ def serving(
 ):                            # yields the address and the folder of uploads
     "The page, while the block lasts; its files are gone afterwards."
     check_port(host, port)
-    with tempfile.TemporaryDirectory(prefix='ser_app.') as d:
+    with tempfile.TemporaryDirectory(prefix='ser_app.') as d, patch.dict(os.environ, GRADIO_TEMP_DIR=f'{d}/uploads', GRADIO_ANALYTICS_ENABLED='False'):
         uploads, clips = Path(d)/'uploads', Path(d)/'clips'
         uploads.mkdir(), clips.mkdir()
-        os.environ |= dict(GRADIO_TEMP_DIR=str(uploads), GRADIO_ANALYTICS_ENABLED='False')
         gr, app = need('gradio', 'app'), build_app(p, clips, max_mb, max_minutes)
+        from starlette.middleware import Middleware
         _, url, _ = app.launch(
             server_name=host, server_port=port, inbrowser=open, prevent_thread_lock=True, quiet=True, share=False, ssr_mode=False, max_threads=8,
             max_file_size=int(max_mb*2**20), enable_monitoring=False, footer_links=['api'], css=CSS,
             theme=gr.themes.Default(primary_hue='blue', secondary_hue='blue', font=FONT, font_mono=['monospace']),
-            head=f'<meta http-equiv="Content-Security-Policy" content="{OFFLINE}">', app_kwargs=dict(routes=upload_routes(uploads, max_mb)))
+            head=f'<meta http-equiv="Content-Security-Policy" content="{OFFLINE}">', app_kwargs=dict(routes=upload_routes(uploads, max_mb), middleware=[Middleware(files_alone)]))
         try: yield url, uploads
         finally: app.close(verbose=False)
 

@@ -19,13 +19,19 @@ import soxr
 # %% ../nbs/01_audio.ipynb #da35ed66
 from .core import SerError
 
-# %% ../nbs/01_audio.ipynb #ccc86f13
+# %% ../nbs/01_audio.ipynb #6db63f6e
 MAX_VALUES = 2**29  # samples times channels that are read at once, 2 GB
+
+class _Forward(sf.SoundFile):
+    "Read from beginning to end alone: a FLAC that was written to a pipe does not say how long it is, and cannot be sought in."
+    def seekable(self): return False
+    @property
+    def promised(self): return self.frames if self.frames < 2**62 else 0
 
 @contextmanager
 def open_audio(
     path # an audio file
-):       # yields an open `soundfile.SoundFile`
+):       # yields an open `soundfile.SoundFile`; its `promised` frames are 0 where the file does not say
     "Open an audio file, or say in one sentence why not."
     path = Path(path)
     try: path.stat()
@@ -36,7 +42,7 @@ def open_audio(
     if not path.is_file(): raise SerError(f'{path} is no regular file: name an audio file.')
     if not path.stat().st_size: raise SerError(f'{path} is empty (0 bytes): record or download it again.')
     try:
-        with sf.SoundFile(os.fsencode(path) if os.name == 'posix' else path) as f: yield f   # as bytes, since not every name is UTF-8
+        with _Forward(os.fsencode(path) if os.name == 'posix' else path) as f: yield f   # as bytes, since not every name is UTF-8
     except (sf.LibsndfileError, OSError, RuntimeError, TypeError, ValueError) as e:
         raise SerError(f'{path} cannot be read as audio ({_reason(e)}): convert it to wav or flac.') from None
 
@@ -46,20 +52,20 @@ def decode(
 ) -> tuple:                      # samples (n, channels) float32 in -1..1, and the file's own rate in Hz
     "The samples of an audio file as they are stored."
     with open_audio(path) as f:
-        if f.frames > max_seconds*f.samplerate or f.frames*f.channels > MAX_VALUES:
-            raise SerError(f'{path} is longer than {min(max_seconds, MAX_VALUES/f.channels/f.samplerate)/3600:.3g} hours: cut it into parts.')
-        x, n, sr = f.read(f.frames, dtype='float32', always_2d=True), f.frames, f.samplerate
+        n, sr, most = f.promised, f.samplerate, int(min(max_seconds*f.samplerate, MAX_VALUES/f.channels))
+        x = f.read(0 if n > most else n or most + 1, dtype='float32', always_2d=True)
+    if max(n, len(x)) > most: raise SerError(f'{path} is longer than {most/sr/3600:.3g} hours: cut it into parts.')
     _check_whole(path, len(x), n)
     return x, sr
 
 def decode_blocks(
     path,                # an audio file, of any length
-    values: int = 2**21  # samples times channels of a block, 8 MB
+    values: int = 2**18  # samples times channels of a block, 1 MB
 ):                       # yields samples (n, channels) float32 and the file's own rate in Hz
     "The same block after block, so that an hour needs no more memory than a minute."
     with open_audio(path) as f:
-        n, promised = 0, f.frames
-        while len(x := f.read(min(max(values//f.channels, 1), promised - n), dtype='float32', always_2d=True)):
+        n, size, promised = 0, max(values//f.channels, 1), f.promised
+        while len(x := f.read(min(size, promised - n) if promised else size, dtype='float32', always_2d=True)):
             n += len(x)
             yield x, f.samplerate
     _check_whole(path, n, promised)

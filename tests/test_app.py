@@ -88,6 +88,25 @@ def test_files_of_the_server_cannot_be_asked_about(page, client):
     with pytest.raises(Exception): client.predict(dict(path=__file__, meta=dict(_type='gradio.FileData')), api_name='/predict')
     assert Path(__file__).exists()
 
+@pytest.mark.parametrize('address', ['https://example.org/clip.wav', 'http://127.0.0.1:1/clip.wav', 'file:///etc/passwd'])
+def test_an_address_is_refused_unfetched(address, page):
+    "Gradio would fetch it, and keep it."
+    for route in 'call/predict', 'queue/join':
+        r = requests.post(f'{page[0]}gradio_api/{route}', json=dict(data=[dict(path=address, meta=dict(_type='gradio.FileData'))], fn_index=0, session_hash='x'), timeout=20)
+        assert r.status_code == 400 and 'send the file itself' in r.text
+    assert left(page) == []
+
+def test_an_exported_bundle_on_the_page(tmp_path, clips):
+    pytest.importorskip('onnxruntime')
+    from ser_fastai.export import export_bundle
+    exported = load_bundle(export_bundle(tmp_path/'out'))
+    with A.serving(exported, port=free_port()) as (url, uploads):
+        got = asked(Client(url, verbose=False, download_files=tmp_path), clips/'angry.wav')
+        assert left((url, uploads)) == []
+    np.testing.assert_allclose(pd.Series(got), load_bundle().predict(clips/'angry.wav'), atol=1e-3)
+    html = A.show(exported, clips/'talk.wav')
+    assert 'Where it is surest' in html and 'less likely' in html and 'ser-player' in html
+
 def test_no_recording_is_a_sentence(client):
     with pytest.raises(AppError, match='no recording'): client.predict(None, api_name='/predict')
 

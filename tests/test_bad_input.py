@@ -5,10 +5,11 @@ from pathlib import Path
 import numpy as np, pytest, soundfile as sf, torch
 from safetensors.torch import load, save
 
+from ser_fastai import predict
 from ser_fastai.audio import resample
 from ser_fastai.core import Recipe, SerError
 from ser_fastai.corpora import load_corpus
-from ser_fastai.bundles import train_bundle
+from ser_fastai.bundles import LARGEST, train_bundle
 from ser_fastai.predict import load_bundle
 from ser_fastai.synth import clip_path, make_clip, synthesise
 
@@ -62,6 +63,11 @@ def wav(tag=1, channels=1, rate=SR, bytes_s=2*SR, align=2, bits=16, data=PCM, fm
     parts = [chunk(b'fmt ', struct.pack('<HHIIHH', tag, channels, rate, bytes_s, align, bits), fmt_size), chunk(b'data', data, data_size)]
     return chunk(b'RIFF', b'WAVE' + before + b''.join(parts[::-1] if swap else parts) + after, riff_size)
 
+def piped_flac():
+    "As ffmpeg gives it to a pipe: how many samples follow is not said, and stands as 0 in 36 bits."
+    data = sound(format='FLAC')
+    return data[:21] + bytes([data[21] & 0xf0, 0, 0, 0, 0]) + data[26:]
+
 def wide(*channels): return np.stack(channels, 1)
 def spoilt(value): return np.where(np.arange(len(CLIP)) == 9999, value, CLIP).astype('float32')
 def info(size=None): return chunk(b'LIST', b'INFOISFT' + bytes(100), size)
@@ -88,7 +94,7 @@ RIGHT = dict(  # name -> bytes, or how to make it; how near its answer has to be
     riff_size_0=(wav(riff_size=0), EXACT), riff_size_4=(wav(riff_size=4), EXACT), riff_size_max=(wav(riff_size=MOST), EXACT), riff_size_31=(wav(riff_size=2**31), EXACT),
     data_size_max=(wav(data_size=MOST), EXACT), both_sizes_max=(wav(riff_size=MOST, data_size=MOST), EXACT), data_size_double=(wav(data_size=2*len(PCM)), EXACT),
     data_size_half=(wav(data_size=2*len(HALF)), EXACT, HALF), data_size_odd=(wav(data_size=len(PCM) - 1), EXACT), data_odd=(wav(data=PCM + b'x'), EXACT),
-    list_before=(wav(before=info()), EXACT), list_behind=(wav(after=chunk(b'LIST', b'INFO' + bytes(10**6))), EXACT), lying_list_behind=(wav(after=info(2**31)), EXACT),
+    piped_flac=(piped_flac(), EXACT), list_before=(wav(before=info()), EXACT), list_behind=(wav(after=chunk(b'LIST', b'INFO' + bytes(10**6))), EXACT), lying_list_behind=(wav(after=info(2**31)), EXACT),
     junk_chunk=(wav(before=chunk(b'junk', bytes(5000))), EXACT), no_align=(wav(align=0), EXACT), largest_align=(wav(align=65535), EXACT), no_byte_rate=(wav(bytes_s=0), EXACT),
     link=(lambda f: f.symlink_to(f.with_name('wav_pcm_16.wav')), EXACT))
 
@@ -378,6 +384,21 @@ def endless():
     loop = h.make_node('Loop', ['times', 'go', 'mean'], ['looped'], body=body)
     return graph(values=[nh.from_array(np.zeros(8, 'float32'), 'bias'), nh.from_array(np.array(2**63 - 1), 'times'), true('go')], more=[loop])
 
+def greedy(how):
+    "A graph of a few bytes that asks for 64 GB, or for hours."
+    from onnx import TensorProto as T, helper as h, numpy_helper as nh
+    node, size = h.make_node, nh.from_array(np.array([2**17, 2**17]), 'size')
+    more = dict(memory=[node('ConstantOfShape', ['size'], ['m'])], outer=[node('Expand', ['x', 'size'], ['wide']), node('Transpose', ['wide'], ['tall']), node('MatMul', ['tall', 'wide'], ['m'])],
+                hours=[node('RandomNormal', [], ['m0'], shape=[4000, 4000]), *[node('MatMul', ['m0', f'm{i}'], [f'm{i + 1}'] if i < 999 else ['m']) for i in range(1000)]])[how]
+    return graph(values=[nh.from_array(np.zeros(8, 'float32'), 'bias'), size], more=[*more, node('ReduceMax', ['m'], ['most'], keepdims=0)])
+
+def inside(location):
+    "The same as `outside`, in a node."
+    from onnx import TensorProto as T, helper as h, numpy_helper as nh
+    t = T(name='t', data_type=T.FLOAT, dims=[8], data_location=T.EXTERNAL)
+    t.external_data.add(key='location', value=location)
+    return graph(values=[nh.from_array(np.zeros(8, 'float32'), 'bias')], more=[h.make_node('Constant', [], ['c'], value=t)])
+
 GRAPHS = dict(  # what a graph of `export_bundle` never is
     empty=lambda: b'', text=lambda: b'no graph\n'*99, random=lambda: np.random.default_rng(1).bytes(9999), pickle=lambda: pickle.dumps(Boom()), other_input=lambda: graph(name='sound'),
     whole_numbers_in=lambda: graph(kind='INT64'), words_in=lambda: graph(kind='STRING'), one_length=lambda: graph(shape=(1, 100)), three_axes=lambda: graph(shape=('a', 'b', 'c')),
@@ -385,12 +406,14 @@ GRAPHS = dict(  # what a graph of `export_bundle` never is
     whole_numbers_out=lambda: graph(out='INT64'), words_out=lambda: graph(out='STRING'), nan=lambda: graph(bias=np.nan), infinite=lambda: graph(op='Identity', bias=np.inf),
     no_probabilities=lambda: graph(op='Identity', bias=7.), negative=lambda: graph(op='Neg', bias=.125), unknown_step=lambda: graph(op='Nothing'), own_step=lambda: graph(op='Evil', domain='evil'),
     newest=lambda: graph(opset=999), endless=endless, passwords=lambda: outside('/etc/passwd'), passwords_upwards=lambda: outside('../'*20 + 'etc/passwd'),
-    memory_device=lambda: outside('/dev/zero'), no_file=lambda: outside('nowhere.bin'), beside=lambda: outside('settings.json'))
+    memory_device=lambda: outside('/dev/zero'), no_file=lambda: outside('nowhere.bin'), beside=lambda: outside('settings.json'), in_a_node=lambda: inside('settings.json'),
+    memory=lambda: greedy('memory'), outer=lambda: greedy('outer'), hours=lambda: greedy('hours'))
 
 @pytest.mark.parametrize('how', GRAPHS)
 def test_hostile_graphs(how, exported, tmp_path, monkeypatch):
     d = changed(exported, tmp_path/'out', 'model.onnx', GRAPHS[how]())
     monkeypatch.chdir(d)
+    monkeypatch.setattr(predict, 'PATIENCE', 1)
     with pytest.raises(SerError) as e: how == 'endless' and read_export(d) or read_export(d).predict(CLIP, SR)
     check(str(e.value), d)
     assert 'root:' not in str(e.value) and not MARKER.exists()
@@ -402,6 +425,13 @@ def test_spoilt_graphs(exported, tmp_path):
 
 SETTINGS = dict(sr=[0, -1, 1, 8000, 1e9, 16000.5, '16000', float('nan')], seconds=[float('nan'), 0, -1, 1e9, '1', float('inf')], trim=['yes', None, 2],
                 labels=[['sad']*8, ['sad', 'happy'], [str(i) for i in range(8)], [], 'abcdefgh', list(range(8))], bundle=[None, [], {}, 'x'], sha256=[None, 0, ['']])
+
+def test_exports_of_another_age_or_size(exported, tmp_path, monkeypatch):
+    info = json.loads((exported/'settings.json').read_text(encoding='utf8'))
+    new = changed(exported, tmp_path/'new', 'settings.json', json.dumps(info | dict(bundle=info['bundle'] | dict(format=99))).encode())
+    with pytest.raises(SerError, match='new.settings.json is of format 99 .* pip install --upgrade'): read_export(new)
+    monkeypatch.setitem(LARGEST, 'model.onnx', 1000)
+    with pytest.raises(SerError, match='model.onnx is larger than any'): read_export(exported)
 
 @pytest.mark.parametrize('field', SETTINGS)
 def test_lying_settings(field, exported, tmp_path):
