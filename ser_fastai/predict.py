@@ -219,7 +219,7 @@ class Predictor:
         p = got[self.labels].mean()
         return path, answer(p, threshold), p.max(), *p, None
 
-# %% ../nbs/50_predict.ipynb #a3012e11
+# %% ../nbs/50_predict.ipynb #8e74df8f
 class OnnxPredictor(Predictor):
     "A `Predictor` whose model is a graph that hears samples."
     def __init__(self,
@@ -264,28 +264,35 @@ def _session(data, level):
     options.add_session_config_entry('session.use_env_allocators', '1')
     return ort.InferenceSession(data, options, providers=['CPUExecutionProvider'])
 
-def _check_graph(data, k, longest):
-    "The session of a graph that answers as a graph of ours would; ValueError says why not."
-    ort, onnx = need('onnxruntime', 'onnx'), need('onnx', 'onnx')
-    try:
-        graph = onnx.load_model_from_string(data)
-        nodes, tensors = graph.graph.node, [*graph.graph.initializer, *(t for n in graph.graph.node for a in n.attribute for t in (a.t, a.sparse_tensor.values, a.sparse_tensor.indices, *a.tensors))]
-        if graph.functions or any(n.op_type in LOOPS or n.domain not in ('', 'ai.onnx') for n in nodes): raise ValueError('it has other operations than ours')
-        if graph.graph.sparse_initializer or any(t.data_location for t in tensors): raise ValueError('its numbers are elsewhere')
-        session = _session(data, ort.GraphOptimizationLevel.ORT_DISABLE_ALL)   # every node in its turn, so that it can be stopped; to optimise is to run some
-        if [(i.name, i.type, len(i.shape)) for i in session.get_inputs()] != [('samples', 'tensor(float)', 2)]: raise ValueError('it does not take samples')
-        for n in 8000, longest:
-            p = _run_for(PATIENCE, session, np.sin(np.arange(n, dtype='float32'))[None])
-            if p.shape != (1, k) or p.dtype != 'float32' or not (p >= 0).all() or abs(p.sum() - 1) > 1e-3: raise ValueError(f'it gives no probabilities of {k} labels')
-    except Exception as e: raise ValueError(f'model.onnx is no graph of ser_export: {e}') from None   # onnxruntime has no class of errors of its own
-    return _session(data, ort.GraphOptimizationLevel.ORT_ENABLE_ALL)
+def _check_nodes(data):
+    "Only what graphs of ours are made of."
+    model = need('onnx', 'onnx').load_model_from_string(data)
+    nodes, attributes = model.graph.node, [a for n in model.graph.node for a in n.attribute]
+    tensors = [*model.graph.initializer, *(t for a in attributes for t in (a.t, a.sparse_tensor.values, a.sparse_tensor.indices, *a.tensors))]
+    if model.functions or any(n.op_type in LOOPS or n.domain not in ('', 'ai.onnx') for n in nodes): raise ValueError('it has other operations than ours')
+    if model.graph.sparse_initializer or any(t.data_location for t in tensors): raise ValueError('its numbers are elsewhere')
 
-def _run_for(seconds, session, samples):
+def _try(session, k, longest):
+    "Ask for answers, of which the last takes longest."
+    if [(i.name, i.type, len(i.shape)) for i in session.get_inputs()] != [('samples', 'tensor(float)', 2)]: raise ValueError('it does not take samples')
     options = need('onnxruntime', 'onnx').RunOptions()
-    timer = Timer(seconds, setattr, (options, 'terminate', True))
+    options.add_run_config_entry('memory.enable_memory_arena_shrinkage', 'cpu:0')   # what this takes is not held
+    timer = Timer(PATIENCE, setattr, (options, 'terminate', True))
     timer.start()
-    try: return session.run(None, dict(samples=samples), options)[0]
+    try:
+        for n in 8000, longest:
+            p = session.run(None, dict(samples=np.sin(np.arange(n, dtype='float32'))[None]), options)[0]
+            if p.shape != (1, k) or p.dtype != 'float32' or not (p >= 0).all() or abs(p.sum() - 1) > 1e-3: raise ValueError(f'it gives no probabilities of {k} labels')
     finally: timer.cancel()
+
+def _checked_session(data, k, longest):
+    "The session of a graph that answers as a graph of ours would; ValueError says why not."
+    level = need('onnxruntime', 'onnx').GraphOptimizationLevel
+    try:
+        _check_nodes(data)
+        _try(_session(data, level.ORT_DISABLE_ALL), k, longest)   # node by node, so that it can be stopped; to optimise is to run some
+        return _session(data, level.ORT_ENABLE_ALL)
+    except Exception as e: raise ValueError(f'model.onnx is no graph of ser_export: {e}') from None   # onnxruntime has no class of errors of its own
 
 def _load_export(path):
     try:
@@ -296,7 +303,7 @@ def _load_export(path):
         heard = dict(labels=info['labels'], sr=recipes[0].sr, trim=recipes[0].trim, seconds=max(r.seconds for r in recipes))
         if json.dumps({k: settings.get(k) for k in heard}) != json.dumps(heard): raise ValueError('its settings are not those of its bundle')
         if hashlib.sha256(graph).hexdigest() != settings['sha256']: raise ValueError('its checksum is not the one in settings.json')
-        return OnnxPredictor(info, settings, _check_graph(graph, len(info['labels']), round(WHOLE*settings['seconds']*settings['sr'])))
+        return OnnxPredictor(info, settings, _checked_session(graph, len(info['labels']), round(WHOLE*settings['seconds']*settings['sr'])))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
         raise SerError(f'{path} is damaged ({short(e).rstrip(".")}): export the bundle again.') from None
 
