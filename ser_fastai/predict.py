@@ -14,13 +14,14 @@ from itertools import chain
 from pathlib import Path
 from threading import Timer
 
-# %% ../nbs/50_predict.ipynb #5b58942f
+# %% ../nbs/50_predict.ipynb #2706ce55
 import numpy as np
 import pandas as pd
 import matplotlib.pyplot as plt
 import soxr
 from fastcore.basics import chunked
 from joblib import Parallel, delayed
+from tqdm.auto import tqdm
 
 # %% ../nbs/50_predict.ipynb #8bfffa73
 from .audio import check_audio, check_samples, decode_blocks, resample, trim_silence
@@ -388,7 +389,7 @@ def find_files(
         if not new: lost.append(f'{p} {what}'.strip())
     return list(dict.fromkeys(found)), lost
 
-# %% ../nbs/50_predict.ipynb #3a9124d5
+# %% ../nbs/50_predict.ipynb #081e5b13
 def _plain(s): return short(s, 5000)
 def _share(p): return f'{100*p:.0f} %'
 def _clock(s):
@@ -399,7 +400,7 @@ def _lined(heads, rows):
     width = [max(map(len, col)) for col in zip(heads, *rows)]
     return '\n'.join('  '.join(c.ljust(w) for c, w in zip(row, width)).rstrip() for row in [heads, *rows])
 
-def _table(df, p, top, parts):
+def _table(df, p, top, parts, first):
     heads = ['file', *(['from', 'to'] if parts else []), 'emotion', 'confidence', 'runner-up', 'third', *[f'{i}th' for i in range(4, top + 1)]]
     heads, rows = heads[:max(top + 2, 3) if not parts else 5], []
     for _, r in df.iterrows():
@@ -409,19 +410,19 @@ def _table(df, p, top, parts):
         else: rows.append([_plain(r.path), best.index[0], _share(best.iloc[0]), *[f'{l} {_share(v)}' for l, v in best.iloc[1:].items()]])
     return f'{_lined(heads, rows)}\n\n{_plain(in_short(p.info))}'
 
-def _csv(df, p, top, parts):
+def _csv(df, p, top, parts, first):
     if parts: df = pd.concat([parts[path][0].assign(path=path) for path in df.path])[['path', 'start', 'end', 'emotion', 'confidence', *p.labels]]
     else: df = df.drop(columns='error')
-    return df.to_csv(index=False, lineterminator='\n', float_format='%.4f').rstrip('\n')
+    return df.to_csv(index=False, header=first, lineterminator='\n', float_format='%.4f').rstrip('\n')
 
-def _json(df, p, top, parts):
+def _json(df, p, top, parts, first):
     rows = []
     for r, q in zip(df.itertuples(), df[p.labels].astype(float).round(4).to_dict('records')):
         more = dict(segments=parts[r.path][1].round(4).to_dict('records')) if parts else {}
         rows.append(json.dumps(dict(path=r.path, emotion=r.emotion, confidence=round(r.confidence, 4), probabilities=q) | more))
     return '\n'.join(rows)
 
-PRINT = dict(table=_table, csv=_csv, json=_json)
+PRINT = dict(table=_table, csv=_csv, json=_json)  # a table is set when all is known; the others are printed file by file
 
 def predict_paths(
     paths,                 # as for `find_files`; "-" is a recording on standard input
@@ -435,26 +436,30 @@ def predict_paths(
 ) -> int:                  # exit status: 0 all read, 1 some not, 2 none
     "Print what is heard in recordings."
     known(format, PRINT, 'format')
-    p, paths, parts = load_bundle(bundle), list(map(str, paths)), {}
+    p, paths, rows, parts, n_read, names = load_bundle(bundle), list(map(str, paths)), [], {}, 0, set()
+    code = sys.stdout.encoding or 'utf8'
     if plot: plot = _made(plot)
+    def show():
+        df = pd.DataFrame(rows, columns=['path', 'emotion', 'confidence', *p.labels, 'error'])
+        tqdm.write(PRINT[format](df, p, top, parts, n_read == len(rows)).encode(code, 'replace').decode(code), sys.stdout)
+        sys.stdout.flush(), rows.clear(), parts.clear()
     with tempfile.TemporaryDirectory() as d:
         piped = Path(d)/'standard input'
         if '-' in paths:
             with open(piped, 'wb') as f: shutil.copyfileobj(sys.stdin.buffer, f)
         found, lost = find_files([piped if path == '-' else path for path in paths])
-        rows = []
         for path, t in zip(found, progress(p.timelines(found, jobs), total=len(found), desc='predict', leave=False, delay=1)):
-            name = '-' if path == piped else str(path)
+            if isinstance(t, SerError):
+                lost.append(str(t).replace(str(piped), piped.name))
+                continue
+            name, n_read = '-' if path == piped else str(path), n_read + 1
             rows.append(p.row(name, t, threshold))
-            if isinstance(t, SerError): lost.append(str(t).replace(str(piped), piped.name))
-            elif timeline or plot: parts[name] = t.assign(emotion=t.emotion.where(t.confidence >= threshold, UNCERTAIN)), segments(t, threshold)
-    df = pd.DataFrame(rows, columns=['path', 'emotion', 'confidence', *p.labels, 'error'])
-    good = df[df.error.isna()]
-    code = sys.stdout.encoding or 'utf8'
-    if len(good): print(PRINT[format](good, p, top, parts if timeline else {}).encode(code, 'replace').decode(code), flush=True)
-    if plot: _draw(parts, plot, threshold)
+            if timeline: parts[name] = t.assign(emotion=t.emotion.where(t.confidence >= threshold, UNCERTAIN)), segments(t, threshold)
+            if plot: _draw(name, t, plot, threshold, names)
+            if format != 'table': show()
+    if rows: show()
     for sentence in lost: print(_plain(sentence), file=sys.stderr)
-    return 0 if not lost and len(good) else 1 if len(good) else 2
+    return 0 if not lost and n_read else 1 if n_read else 2
 
 def _made(folder):
     folder = Path(os.path.expanduser(folder))
@@ -462,14 +467,12 @@ def _made(folder):
     except OSError as e: raise SerError(f'{folder} cannot be written ({e.strerror}): name another folder.') from None
     return folder
 
-def _draw(parts, folder, threshold):
-    used = set()
-    for path, (t, _) in parts.items():
-        name = first = 'standard input' if path == '-' else Path(path).stem
-        while name in used: name = f'{first} {len(used) + 1}'
-        used.add(name)
-        ax = plot_timeline(t, threshold)
-        ax.set_title(_plain(name), parse_math=False)
-        try: ax.figure.savefig(folder/f'{name}.png', dpi=120)
-        except OSError as e: raise SerError(f'{folder} cannot be written ({e.strerror}): name another folder.') from None
-        finally: plt.close(ax.figure)
+def _draw(path, timeline, folder, threshold, used):
+    name = first = 'standard input' if path == '-' else Path(path).stem
+    while name in used: name = f'{first} {len(used) + 1}'
+    used.add(name)
+    ax = plot_timeline(timeline, threshold)
+    ax.set_title(_plain(name), parse_math=False)
+    try: ax.figure.savefig(folder/f'{name}.png', dpi=120)
+    except OSError as e: raise SerError(f'{folder} cannot be written ({e.strerror}): name another folder.') from None
+    finally: plt.close(ax.figure)
