@@ -23,7 +23,7 @@ from fastcore.script import call_parse, store_true
 from .core import SerError, data_path, known, need, progress, repo_path, results_path, short
 from .corpora import CORPORA, class_table, describe, download, load_any, load_corpus
 
-# %% ../nbs/60_cli.ipynb #70065622
+# %% ../nbs/60_cli.ipynb #cdb78292
 try: from fastcore.script import Param                          # fastcore 1, which nbdev 2 needs
 except ImportError:                                             # fastcore 2, which newer versions of fastai need
     def Param(help, type, **options): return Annotated[type, help, options]
@@ -34,7 +34,7 @@ def command(f):
     def run(*args, **kwargs):
         try: return f(*args, **kwargs)
         except SerError as e: sys.exit(_say(e, 2))
-        except KeyboardInterrupt: sys.exit(_say('interrupted; what was finished is stored, and the same command goes on from there', 130))
+        except KeyboardInterrupt: sys.exit(_say('interrupted; what was finished is kept', 130))
         except BrokenPipeError: sys.exit(141)
     return call_parse(run)
 

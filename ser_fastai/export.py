@@ -260,7 +260,7 @@ def runner() -> str: # Python
     "The program that goes with a graph."
     return RUNNER.format(held=HELD, whole=WHOLE, pause=PAUSE, functions='\n'.join(inspect.getsource(f) for f in (trim_silence, windows, check_samples, check_audio, fourier_resample)))
 
-# %% ../nbs/51_export.ipynb #dea328fe
+# %% ../nbs/51_export.ipynb #2710bcb7
 def agreement(
     one: Predictor,
     other: Predictor,
@@ -297,7 +297,7 @@ def export_bundle(
             found = agreement(load_bundle(bundle), load_bundle(new), clips)
             write(agreement=found)
             text += (f'\n## In 8 bits\n\nThis folder holds the network in 8 bits. It gave the same answer as the network in 32 bits on '
-                     f'{100*found["same"]:.1f} % of {found["clips"]} recordings that it was calibrated with; the largest difference of a probability was {found["largest"]:.3f}.\n')
+                     f'{100*found["same"]:.1f} % of {found["clips"]} recordings, of which {len(some)} had set its ranges; the largest difference of a probability was {found["largest"]:.3f}.\n')
         else:
             graph.rename(new/'model.onnx')
             write()

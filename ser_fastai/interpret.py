@@ -54,11 +54,12 @@ def _target(learn, logits, image, label):
     if label is not None: return vocab.index(known(label, vocab, 'label'))
     with torch.no_grad(): return int(logits(image).argmax())
 
-# %% ../nbs/40_interpret.ipynb #2f03fa74
+# %% ../nbs/40_interpret.ipynb #b7a3f85f
 def _cam(logits, layer, image, target, n_frames):
     cells = LayerGradCam(logits, layer).attribute(image.requires_grad_(), target, relu_attributions=True)
     cam = LayerAttribution.interpolate(cells, tuple(image.shape[2:]), 'bilinear')[0, 0].detach().float().cpu().numpy()
-    return fix_length(cam/max(cam.max(), 1e-12), n_frames)
+    cam = fix_length(cam, n_frames)   # what lay over the padding is nowhere in the clip
+    return cam/max(cam.max(), 1e-12)
 
 def grad_cam(
     learn: Learner,   # with a convolutional body, as `cnn_learner` makes it

@@ -14,14 +14,13 @@ from itertools import chain
 from pathlib import Path
 from threading import Timer
 
-# %% ../nbs/50_predict.ipynb #2706ce55
+# %% ../nbs/50_predict.ipynb #5b58942f
 import numpy as np
 import pandas as pd
 import matplotlib.pyplot as plt
 import soxr
 from fastcore.basics import chunked
 from joblib import Parallel, delayed
-from tqdm.auto import tqdm
 
 # %% ../nbs/50_predict.ipynb #8bfffa73
 from .audio import check_audio, check_samples, decode_blocks, resample, trim_silence
@@ -389,7 +388,7 @@ def find_files(
         if not new: lost.append(f'{p} {what}'.strip())
     return list(dict.fromkeys(found)), lost
 
-# %% ../nbs/50_predict.ipynb #081e5b13
+# %% ../nbs/50_predict.ipynb #79560150
 def _plain(s): return short(s, 5000)
 def _share(p): return f'{100*p:.0f} %'
 def _clock(s):
@@ -441,14 +440,16 @@ def predict_paths(
     if plot: plot = _made(plot)
     def show():
         df = pd.DataFrame(rows, columns=['path', 'emotion', 'confidence', *p.labels, 'error'])
-        tqdm.write(PRINT[format](df, p, top, parts, n_read == len(rows)).encode(code, 'replace').decode(code), sys.stdout)
-        sys.stdout.flush(), rows.clear(), parts.clear()
+        print(PRINT[format](df, p, top, parts, n_read == len(rows)).encode(code, 'replace').decode(code), flush=True)
+        rows.clear(), parts.clear()
     with tempfile.TemporaryDirectory() as d:
         piped = Path(d)/'standard input'
         if '-' in paths:
             with open(piped, 'wb') as f: shutil.copyfileobj(sys.stdin.buffer, f)
         found, lost = find_files([piped if path == '-' else path for path in paths])
-        for path, t in zip(found, progress(p.timelines(found, jobs), total=len(found), desc='predict', leave=False, delay=1)):
+        answers = p.timelines(found, jobs)
+        if format == 'table': answers = progress(answers, total=len(found), desc='predict', leave=False, delay=1)   # the others show how far they are
+        for path, t in zip(found, answers):
             if isinstance(t, SerError):
                 lost.append(str(t).replace(str(piped), piped.name))
                 continue

@@ -224,16 +224,16 @@ def test_command(svm, bundles, folder):
 PEAK = '''
 import json, resource, sys
 from ser_fastai.predict import load_bundle
-p = load_bundle()
-print(json.dumps([(p.predict(f).to_dict(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss//1024) for f in sys.argv[1:]]))
+p = load_bundle(sys.argv[1])
+print(json.dumps([(p.predict(f).to_dict(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss//1024) for f in sys.argv[2:]]))
 '''
 
-def test_three_hours(tmp_path):
+def test_three_hours(bundles, tmp_path):
     "The answer is that of ten minutes of the same, and memory does not grow with the length."
     words = np.frombuffer(sound(sr=8000, subtype='ULAW', format='RAW'), 'uint8')
     for name, seconds in dict(short=2, minutes=600, hours=3*3600).items():
         (tmp_path/f'{name}.wav').write_bytes(wav(7, 1, 8000, 8000, 1, 8, data=np.resize(words, seconds*8000).tobytes()))
-    r = subprocess.run([sys.executable, '-c', PEAK, *[tmp_path/f'{n}.wav' for n in ('short', 'minutes', 'hours')]], capture_output=True, text=True, timeout=450)
+    r = subprocess.run([sys.executable, '-c', PEAK, bundles/'svm', *[tmp_path/f'{n}.wav' for n in ('short', 'minutes', 'hours')]], capture_output=True, text=True, timeout=450)
     assert not r.returncode, r.stderr
     (_, before), (some, _), (all, after) = json.loads(r.stdout)
     assert all == pytest.approx(some, abs=.01)
