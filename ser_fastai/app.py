@@ -176,7 +176,7 @@ def upload_routes(
     async def done(request): return PlainTextResponse('data: {"msg": "done"}\n\n', media_type='text/event-stream')
     return [Route('/gradio_api/upload', upload, methods=['POST']), Route('/gradio_api/upload_progress', done)]
 
-# %% ../nbs/52_app.ipynb #05225f12
+# %% ../nbs/52_app.ipynb #5e5c51c0
 def _named(x):
     "Every path in what a request says."
     if isinstance(x, dict): return [v for k, v in x.items() if k == 'path'] + _named(list(x.values()))
@@ -186,7 +186,6 @@ def files_alone(
     app # the web server's
 ):      # the same, behind a check
     "Let requests name files, and no addresses."
-    from starlette.requests import Request
     from starlette.responses import PlainTextResponse
     async def checked(scope, receive, send):
         if scope['type'] != 'http' or scope['method'] != 'POST' or scope['path'].endswith('/upload'): return await app(scope, receive, send)
@@ -277,7 +276,7 @@ def build_app(
         program.click(predict, recording, gr.JSON(visible=False), api_name='predict', api_description=Predictor.predict.__doc__, **share)
     return app.queue(max_size=64)
 
-# %% ../nbs/52_app.ipynb #9a1ad4e8
+# %% ../nbs/52_app.ipynb #e19d445a
 def check_port(
     host: str,
     port: int
@@ -302,7 +301,7 @@ def serving(
         uploads, clips = Path(d)/'uploads', Path(d)/'clips'
         uploads.mkdir(), clips.mkdir()
         gr, app = need('gradio', 'app'), build_app(p, clips, max_mb, max_minutes)
-        from starlette.middleware import Middleware
+        from starlette.middleware import Middleware    # which gradio brings
         _, url, _ = app.launch(
             server_name=host, server_port=port, inbrowser=open, prevent_thread_lock=True, quiet=True, share=False, ssr_mode=False, max_threads=8,
             max_file_size=int(max_mb*2**20), enable_monitoring=False, footer_links=['api'], css=CSS,

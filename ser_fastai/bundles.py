@@ -7,24 +7,24 @@ __all__ = ['KINDS', 'FORMAT', 'UNCERTAIN', 'RESERVED', 'LIMITS', 'LARGEST', 'svm
            'Kind', 'check_recipe', 'leaves', 'check_info', 'read_part', 'check_format', 'read_bundle', 'save_bundle',
            'bundle_learner', 'train_bundle', 'default_bundle']
 
-# %% ../nbs/49a_bundles.ipynb #ee57742f
-import hashlib, json, tempfile
+# %% ../nbs/49a_bundles.ipynb #b1e1f02f
+import hashlib, json
 from dataclasses import asdict, dataclass, fields
 from importlib.resources import files
 from pathlib import Path
 from typing import Callable
 
-# %% ../nbs/49a_bundles.ipynb #f94716a1
+# %% ../nbs/49a_bundles.ipynb #38e9bd67
 import numpy as np
 import pandas as pd
 import torch
-from fastai.vision.all import CrossEntropyLossFlat, DataLoaders, Learner, Pipeline, accuracy, create_vision_model, default_device
+from fastai.vision.all import CrossEntropyLossFlat, DataLoaders, Learner, accuracy, create_vision_model, default_device
 from safetensors.torch import load as load_tensors, save as save_tensors
 
-# %% ../nbs/49a_bundles.ipynb #fa66c822
+# %% ../nbs/49a_bundles.ipynb #08508949
 from .cards import card, data_of, licence_of, licence_text
 from .core import Recipe, SerError, atomic_folder, short
-from .data import TensorSpectrogram, image_tfms
+from .data import as_evaluated
 from .experiment import environment, train
 from .features import as_image, feature_settings
 from .models.cnn import find_arch
@@ -82,7 +82,7 @@ def network(
         if recipe.model == 'lstm': return BiLSTM(recipe.n_mels, n_labels, recipe.hidden, recipe.layers, recipe.dropout)
         return create_vision_model(find_arch(recipe.arch), n_labels, pretrained=False, ps=recipe.dropout)
 
-# %% ../nbs/49a_bundles.ipynb #d869d26c
+# %% ../nbs/49a_bundles.ipynb #d7f62261
 class Network:
     "A network in evaluation, called with inputs (n, n_mels, width) in 0..1: probabilities (n, n_labels)."
     def __init__(self,
@@ -91,15 +91,11 @@ class Network:
     ):
         self.net = net.eval().requires_grad_(False).to(default_device(), memory_format=torch.channels_last)   # as it was trained, and faster
         self.size, self.recipe = stages(recipe)[-1][0] if recipe.model == 'cnn' else None, recipe
-    def images(self, x): return torch.from_numpy(x).to(default_device())[:, None].expand(-1, 3, -1, -1)
-    def logits(self, images): # (n, 3, n_mels, width)
-        x = TensorSpectrogram(images)
-        if self.size: x = Pipeline(image_tfms(self.size, self.recipe), split_idx=1)(x)
-        return self.net(x.as_subclass(torch.Tensor))
+    def images(self, x): return torch.from_numpy(x).to(default_device())[:, None]
+    def logits(self, images): # (n, 1, n_mels, width)
+        return self.net(as_evaluated(images, self.size, self.recipe) if self.size else images)
     @torch.inference_mode()
-    def __call__(self, x):
-        parts = np.array_split(x, -(-len(x)//4))   # few at a time: they need less memory, and a processor is no faster with more
-        return np.concatenate([self.logits(self.images(part)).softmax(1).double().cpu().numpy() for part in parts])
+    def __call__(self, x): return self.logits(self.images(x)).softmax(1).double().cpu().numpy()
 
 def _net_tensors(trained): return dict(trained.model.model.state_dict())
 def _net_template(r, k, found): return network(r, k).state_dict()

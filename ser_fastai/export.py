@@ -6,8 +6,8 @@
 __all__ = ['CALIBRATE', 'RUNNER', 'LogMel', 'resize_matrices', 'ToImage', 'Svm', 'Softmax', 'FromSamples', 'to_onnx', 'to_int8',
            'fourier_resample', 'runner', 'agreement', 'export_bundle']
 
-# %% ../nbs/51_export.ipynb #a1ebd4ee
-import hashlib, inspect, json, logging, math, tempfile, warnings
+# %% ../nbs/51_export.ipynb #6973582d
+import hashlib, inspect, json, logging, math, warnings
 from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
@@ -260,7 +260,7 @@ def runner() -> str: # Python
     "The program that goes with a graph."
     return RUNNER.format(held=HELD, whole=WHOLE, pause=PAUSE, functions='\n'.join(inspect.getsource(f) for f in (trim_silence, windows, check_samples, check_audio, fourier_resample)))
 
-# %% ../nbs/51_export.ipynb #2710bcb7
+# %% ../nbs/51_export.ipynb #ce150c06
 def agreement(
     one: Predictor,
     other: Predictor,
@@ -291,7 +291,7 @@ def export_bundle(
         if int8:
             like = OnnxPredictor(info, settings, None)
             some = [clips[i] for i in np.unique(np.linspace(0, len(clips) - 1, CALIBRATE).round().astype(int))]
-            to_int8(graph, new/'model.onnx', [x for c in some for b in like.batches(c) for *_, x in b])
+            to_int8(graph, new/'model.onnx', [like.input(x) for c in some for _, x in like.windows(c)])
             graph.unlink()
             write()
             found = agreement(load_bundle(bundle), load_bundle(new), clips)

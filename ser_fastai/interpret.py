@@ -28,13 +28,12 @@ from sklearn.neighbors import NearestNeighbors
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
-# %% ../nbs/40_interpret.ipynb #fbdfe5d0
+# %% ../nbs/40_interpret.ipynb #daf5595e
 from .audio import fix_length, read_audio, trim_silence
 from .core import Recipe, SerError, known, seed_all
 from .data import LoadSpectrogram, TensorSpectrogram
 from .evaluate import FLOOR, guesses, labels_of
 from .features import clip_features, feature_settings, plot_log_mel
-from .predict import listen as heard
 
 # %% ../nbs/40_interpret.ipynb #e3f7f785
 def ask(
@@ -113,7 +112,7 @@ def occlusion(
                                                                    perturbations_per_eval=16)
     return fix_length(fall[0, 0].float().cpu().numpy(), S.shape[1])
 
-# %% ../nbs/40_interpret.ipynb #1cc445bb
+# %% ../nbs/40_interpret.ipynb #e71219da
 def explain(
     p,                   # a `Predictor` (notebook 50)
     audio,               # a path or samples; of a long recording, pass a part
@@ -122,22 +121,21 @@ def explain(
     seconds: float = .2  # the silenced span, for models without convolutions
 ) -> tuple:              # samples that were heard (n,); their log-mel (n_mels, n_frames), dB; a map over it, largest magnitude 1
     "What a bundle listened to in a recording, or in the first window of a long one."
-    start, end, _, given = next(p.batches(audio, sr))[0]
-    x = next(heard(audio, sr, p.sr))[:round((end - start)*p.sr)]
+    _, x = next(p.windows(audio, sr))
+    probs, given = p.probs([x])[0], p.input(x)
     if p.trim: x = trim_silence(x)
-    probs = p.probs([given])[0]
     target = p.labels.index(known(label, p.labels, 'label')) if label else int(probs.argmax())
     recipe = p.models[0][1] if p.models else Recipe('shown', sr=p.sr, trim=p.trim)
     S = clip_features(x, **feature_settings(recipe) | dict(trim=False))
     if recipe.model == 'cnn' and len(p.models) == 1:
         net = copy(p.models[0][3])
         net.net = deepcopy(net.net)     # Grad-CAM hangs hooks on it, and others may be asking the bundle meanwhile
-        image = net.images(given[0][None]).clone()
+        image = net.images(given[0][None])
         return x, S, _cam(net.logits, net.net[0], image, target, S.shape[1])
     n = round(seconds*p.sr)
     starts = np.arange(0, max(len(x) - n//2, 1), n//2)
     def silenced(i): y = x.copy(); y[i:i + n] = 0; return y
-    fall = probs[target] - p.probs([p.input(silenced(i)) for i in starts])[:, target]
+    fall = probs[target] - p.probs([silenced(i) for i in starts])[:, target]
     at = np.arange(S.shape[1])*len(x)/S.shape[1]
     over = (starts <= at[:, None]) & (at[:, None] < starts + n)
     by_frame = over@fall/np.maximum(over.sum(1), 1)
