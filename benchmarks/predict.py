@@ -78,7 +78,7 @@ def an_hour(bundle, paths, folder):
     return json.loads(r.stdout.splitlines()[-1])
 
 def page(paths, requests, clients):
-    "Requests to the page's endpoint: (seconds, errors, MB of the server after the first tenth and at the end)."
+    "Requests to the page's endpoint: (seconds, errors, MB of the server after the first tenth and at the end), and each error on the error stream."
     from gradio_client import Client, handle_file
     server = subprocess.Popen([Path(sys.executable).parent/'ser_app', '--port', '7999'], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     memory = lambda: int(Path(f'/proc/{server.pid}/statm').read_text().split()[1])*os.sysconf('SC_PAGE_SIZE')/2**20
@@ -91,7 +91,7 @@ def page(paths, requests, clients):
         each, errors, marks = [connect() for _ in range(clients)], [], []
         def ask(i):
             try: each[i % clients].predict(handle_file(paths[i % len(paths)]), api_name='/predict')
-            except Exception as e: errors.append(e)
+            except Exception as e: errors.append(e); print(f'request {i}: {e!r:.300}', file=sys.stderr)
             if i in (requests//10, requests - 1): marks.append(memory())
         t = time.perf_counter()
         with ThreadPoolExecutor(clients) as ex: list(ex.map(ask, range(requests)))

@@ -7,9 +7,9 @@ __all__ = ['THRESHOLD', 'CSS', 'CAM', 'OCCLUSION', 'EXAMPLES', 'OFFLINE', 'CANNO
            'course', 'show', 'check_length', 'plain_name', 'upload_routes', 'files_alone', 'visit', 'example_clips',
            'build_app', 'check_port', 'serving', 'serve']
 
-# %% ../nbs/52_app.ipynb #fdbcba16
+# %% ../nbs/52_app.ipynb #6fc051d1
 import base64, io, json, os, re, shutil, signal, socket, tempfile, threading, time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from html import escape
 from pathlib import Path
 from unittest.mock import patch
@@ -150,7 +150,7 @@ def plain_name(
     "The harmless part of a file's name."
     return re.sub(r'[^\w.\- ]', '_', Path(name or '').name).strip(' .')[-80:] or 'recording'
 
-# %% ../nbs/52_app.ipynb #bf2aa8c7
+# %% ../nbs/52_app.ipynb #0eea242f
 def upload_routes(
     folder,      # where uploads lie
     max_mb: float# largest upload, MB
@@ -162,7 +162,8 @@ def upload_routes(
     def sweep():
         "What was sent and never asked about goes after ten minutes."
         for old in Path(folder).glob('upload-*'):
-            if time.time() - old.stat().st_mtime > 600: shutil.rmtree(old, ignore_errors=True)
+            with suppress(FileNotFoundError):    # it just had its answer
+                if time.time() - old.stat().st_mtime > 600: shutil.rmtree(old, ignore_errors=True)
     async def upload(request):
         size = request.headers.get('content-length', '')
         if not size.isdecimal() or int(size) > max_mb*2**20 + 2000:   # what surrounds the file in the request

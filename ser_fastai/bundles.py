@@ -82,7 +82,7 @@ def network(
         if recipe.model == 'lstm': return BiLSTM(recipe.n_mels, n_labels, recipe.hidden, recipe.layers, recipe.dropout)
         return create_vision_model(find_arch(recipe.arch), n_labels, pretrained=False, ps=recipe.dropout)
 
-# %% ../nbs/49a_bundles.ipynb #d7f62261
+# %% ../nbs/49a_bundles.ipynb #100e0273
 class Network:
     "A network in evaluation, called with inputs (n, n_mels, width) in 0..1: probabilities (n, n_labels)."
     def __init__(self,
@@ -93,7 +93,7 @@ class Network:
         self.size, self.recipe = stages(recipe)[-1][0] if recipe.model == 'cnn' else None, recipe
     def images(self, x): return torch.from_numpy(x).to(default_device())[:, None]
     def logits(self, images): # (n, 1, n_mels, width)
-        return self.net(as_evaluated(images, self.size, self.recipe) if self.size else images)
+        return self.net(as_evaluated(images, self.size, self.recipe).contiguous(memory_format=torch.channels_last) if self.size else images)
     @torch.inference_mode()
     def __call__(self, x): return self.logits(self.images(x)).softmax(1).double().cpu().numpy()
 

@@ -6,10 +6,11 @@
 __all__ = ['HELD', 'WHOLE', 'PAUSE', 'BATCH', 'LOOPS', 'ROOM', 'PATIENCE', 'PRINT', 'listen', 'windows', 'calibrated', 'answer',
            'Predictor', 'OnnxPredictor', 'load_bundle', 'segments', 'plot_timeline', 'find_files', 'predict_paths']
 
-# %% ../nbs/50_predict.ipynb #dc064173
+# %% ../nbs/50_predict.ipynb #b30e7102
 import glob, hashlib, json, os, shutil, sys, tempfile
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 from threading import Timer
 
@@ -96,7 +97,7 @@ def windows(
     while at + n < len(x): yield start + at, x[at:at + n]; at += n//2
     yield start + len(x) - n, x[-n:]
 
-# %% ../nbs/50_predict.ipynb #1f716734
+# %% ../nbs/50_predict.ipynb #9f477ab1
 def calibrated(
     probs: np.ndarray, # (n, n_labels)
     temperature: float # 1 leaves them as they are
@@ -113,7 +114,7 @@ def answer(
     "The most probable label, if it is probable enough."
     return probs.idxmax() if probs.max() >= threshold else UNCERTAIN
 
-BATCH = 2   # windows that are answered at once: more need more memory, and a processor is no faster with them
+BATCH = 2**17   # pixels that a thread answers at once, 8 images of 128 or 2 of 256: many small images share the reading of the weights, many large ones need memory
 
 def _alone():
     "A thread that computes on one core, because others do so beside it."
@@ -130,6 +131,7 @@ class Predictor:
         self.info, self.models, self.labels = info, models, info['labels']
         self.temperature, self.pool = info.get('temperature', 1.), ThreadPoolExecutor(os.cpu_count(), initializer=_alone)
         if models: self.sr, self.trim, self.seconds = models[0][1].sr, models[0][1].trim, max(r.seconds for _, r, *_ in models)
+        self.batch = max(1, min((BATCH//r.sizes[-1]**2 for _, r, *_ in models if r.model == 'cnn'), default=8))
     def __repr__(self): return f'{type(self).__name__}({self.info["name"]}: {self.info["kind"]}, {len(self.labels)} labels)'
     @property
     def card(self): return card(self.info)
@@ -166,21 +168,28 @@ class Predictor:
         xs: list     # windows (n,), as of `windows`; n of them
     ) -> np.ndarray: # (n, n_labels)
         "What is heard in each, over all cores."
-        return np.concatenate(list(self.pool.map(self._answers, chunked(xs, BATCH))))
+        return np.concatenate(list(self.pool.map(self._answers, chunked(xs, self.batch))))
+
+    def _rounds(self, audio, sr=None): return chunked(self.windows(audio, sr), 4*self.batch*os.cpu_count())
+
+    def _heard(self, some):
+        xs = [x for _, x in some]
+        return [(s/self.sr, (s + len(x))/self.sr, np.square(x, dtype='float64').mean(), *p) for (s, x), p in zip(some, self.probs(xs))]
+
+    def _table(self, rows):
+        rows = list(rows)
+        power = np.array([power for _, _, power, *_ in rows])
+        df = pd.DataFrame([(start, end, *p) for (start, end, _, *p), heard in zip(rows, power >= PAUSE*power.max()) if heard], columns=['start', 'end', *self.labels])
+        df.insert(2, 'emotion', df[self.labels].idxmax(axis=1))
+        df.insert(3, 'confidence', df[self.labels].max(axis=1))
+        return df
 
     def timeline(self,
         audio,         # a path, or samples (n,) or (n, channels)
         sr: int = None # rate of the samples, Hz
     ) -> pd.DataFrame: # start and end (s), emotion, confidence, one probability a label; one row a window that is no pause
         "What is heard in a recording, window by window; a single utterance has one row."
-        rows, power = [], []
-        for some in chunked(self.windows(audio, sr), 4*BATCH*os.cpu_count()):
-            rows += [(s/self.sr, (s + len(x))/self.sr, *p) for (s, x), p in zip(some, self.probs([x for _, x in some]))]
-            power += [np.square(x, dtype='float64').mean() for _, x in some]
-        df = pd.DataFrame(rows, columns=['start', 'end', *self.labels])[np.array(power) >= PAUSE*max(power)].reset_index(drop=True)
-        df.insert(2, 'emotion', df[self.labels].idxmax(axis=1))
-        df.insert(3, 'confidence', df[self.labels].max(axis=1))
-        return df
+        return self._table(chain.from_iterable(map(self._heard, self._rounds(audio, sr))))
 
     def predict(self,
         audio,         # a path, or samples (n,) or (n, channels)
@@ -193,11 +202,18 @@ class Predictor:
         paths,          # audio files
         jobs: int = -1  # threads that read; -1 is one a core
     ):                  # yields a timeline or the `SerError` of each, in the order of `paths`
-        "The timelines of many files, side by side."
-        def one(path):
-            try: return self.timeline(path)
+        "The timelines of many files, read side by side and answered together."
+        def first(path):
+            try: return next(rounds := self._rounds(path)), rounds
             except SerError as e: return e
-        return Parallel(jobs, prefer='threads', return_as='generator')(delayed(one)(str(p)) for p in paths)
+        def last(rows, rounds):
+            try: return self._table(chain(rows, *map(self._heard, rounds)))
+            except SerError as e: return e
+        for some in chunked(paths, 4*self.batch*os.cpu_count()):
+            got = Parallel(n_jobs=jobs, prefer='threads')(delayed(first)(str(p)) for p in some)
+            heard = list(chain(*(g[0] for g in got if not isinstance(g, SerError))))
+            rows = iter(self._heard(heard) if heard else ())
+            for g in got: yield g if isinstance(g, SerError) else last([next(rows) for _ in g[0]], g[1])
 
     def predict_files(self,
         paths,               # audio files
@@ -220,7 +236,7 @@ class Predictor:
         p = got[self.labels].mean()
         return path, answer(p, threshold), p.max(), *p, None
 
-# %% ../nbs/50_predict.ipynb #5c25b453
+# %% ../nbs/50_predict.ipynb #f25e71b3
 class OnnxPredictor(Predictor):
     "A `Predictor` whose model is a graph that hears samples."
     def __init__(self,
@@ -259,7 +275,8 @@ def _session(data, level):
     _room()
     options = ort.SessionOptions()
     options.log_severity_level, options.graph_optimization_level = 4, level
-    options.intra_op_num_threads = 1   # windows and files run side by side instead
+    options.intra_op_num_threads = os.cpu_count()                            # for one clip; many run side by side,
+    options.add_session_config_entry('session.intra_op.allow_spinning', '0') # and then a thread that waits must not keep a core busy
     options.add_session_config_entry('session.use_env_allocators', '1')
     return ort.InferenceSession(data, options, providers=['CPUExecutionProvider'])
 

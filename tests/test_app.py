@@ -78,6 +78,14 @@ def test_too_large_is_refused_unread(page, clips):
     assert send(files=dict(other=b'x')).status_code == 400
     assert left(page) == []
 
+def test_an_upload_that_goes_away_meanwhile_is_no_error(page):
+    gone = page[1]/'upload-gone'
+    gone.symlink_to(page[1]/'nowhere')     # as if another visitor's answer had just taken it away
+    r = requests.post(f'{page[0]}gradio_api/upload', files=dict(files=('clip.wav', b'x')), timeout=20)
+    gone.unlink()
+    assert r.status_code == 200
+    shutil.rmtree(Path(r.json()[0]).parent)
+
 def test_uploads_do_not_leave_their_folder(page):
     r = requests.post(f'{page[0]}gradio_api/upload', files=dict(files=('../../../<b>evil.wav', b'x')), timeout=20)
     path = Path(r.json()[0])
