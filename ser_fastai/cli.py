@@ -252,7 +252,7 @@ def ser_predict(
     from ser_fastai.predict import predict_paths
     sys.exit(predict_paths(paths, bundle, top=top, format=format, threshold=threshold, timeline=timeline, plot=plot))
 
-# %% ../nbs/60_cli.ipynb #e42bee14
+# %% ../nbs/60_cli.ipynb #660dcd6b
 @command
 def ser_export(
     out: Param('the folder to write', str, opt=False),
@@ -264,7 +264,7 @@ def ser_export(
     "A bundle as a folder to deploy: an ONNX graph that hears samples, and a script that runs it without torch."
     need('onnxruntime', 'onnx'), need('onnx', 'onnx')
     from ser_fastai.export import export_bundle
-    clips = list(_told(load_any(corpora, data)).path) if int8 else None
+    clips = _told(load_any(corpora, data)) if int8 else None
     try: print(export_bundle(out, bundle, clips))
     except OSError as e: raise SerError(f'{out} cannot be written ({e.strerror}); name another folder.') from e
 

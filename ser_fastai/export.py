@@ -21,13 +21,13 @@ from scipy.fft import dct
 from torch import nn
 from torch.nn import functional as F
 
-# %% ../nbs/51_export.ipynb #10fbe088
+# %% ../nbs/51_export.ipynb #e6425ab6
 from .audio import check_audio, check_samples, trim_silence
 from .bundles import default_bundle, leaves, network, read_bundle
 from .cards import card, licence_text
 from .core import Recipe, SerError, atomic_folder, need
 from .data import TensorSpectrogram, image_tfms
-from .evaluate import FLOOR
+from .evaluate import FLOOR, uar
 from .experiment import environment
 from .features import mel_filters
 from .predict import HELD, PAUSE, WHOLE, OnnxPredictor, Predictor, load_bundle, windows
@@ -260,20 +260,22 @@ def runner() -> str: # Python
     "The program that goes with a graph."
     return RUNNER.format(held=HELD, whole=WHOLE, pause=PAUSE, functions='\n'.join(inspect.getsource(f) for f in (trim_silence, windows, check_samples, check_audio, fourier_resample)))
 
-# %% ../nbs/51_export.ipynb #ce150c06
+# %% ../nbs/51_export.ipynb #3c7c72aa
 def agreement(
     one: Predictor,
     other: Predictor,
-    paths           # recordings
-) -> dict:
-    "How far two predictors answer alike."
-    a, b = [p.predict_files(paths, jobs=1)[one.labels].to_numpy(float) for p in (one, other)]
-    return dict(clips=len(a), same=float((a.argmax(1) == b.argmax(1)).mean()), largest=float(np.abs(a - b).max()))
+    df              # a corpus frame: path, emotion
+) -> dict:          # clips; the share with the same answer; the largest difference of a probability; the UAR of each
+    "How far two predictors answer alike, and how well."
+    a, b = [p.predict_files(df.path, jobs=1)[one.labels].astype(float) for p in (one, other)]
+    asked = df.emotion.isin(one.labels).to_numpy()
+    score = lambda p: float(uar(p[asked].assign(truth=df.emotion.to_numpy()[asked]))) if asked.any() else None
+    return dict(clips=len(a), same=float((a.idxmax(axis=1) == b.idxmax(axis=1)).mean()), largest=float((a - b).abs().max(axis=None)), uar=[score(a), score(b)])
 
 def export_bundle(
     path,          # the folder to be; an export that lies there is replaced
     bundle=None,   # the folder of a bundle; without it the one that ships
-    clips=None     # recordings of the training data: then the network is quantised to 8 bits on them
+    clips=None     # a corpus frame of training clips (path, emotion): then the network is quantised to 8 bits on them
 ) -> Path:         # the folder
     "Write a bundle as a folder to deploy."
     path, net = Path(path).expanduser(), FromSamples(bundle)
@@ -290,14 +292,16 @@ def export_bundle(
             (new/'settings.json').write_text(json.dumps(facts, indent=1, ensure_ascii=False) + '\n', encoding='utf8')
         if int8:
             like = OnnxPredictor(info, settings, None)
-            some = [clips[i] for i in np.unique(np.linspace(0, len(clips) - 1, CALIBRATE).round().astype(int))]
+            some = clips.path.iloc[np.unique(np.linspace(0, len(clips) - 1, CALIBRATE).round().astype(int))]
             to_int8(graph, new/'model.onnx', [like.input(x) for c in some for _, x in like.windows(c)])
             graph.unlink()
             write()
             found = agreement(load_bundle(bundle), load_bundle(new), clips)
             write(agreement=found)
             text += (f'\n## In 8 bits\n\nThis folder holds the network in 8 bits. It gave the same answer as the network in 32 bits on '
-                     f'{100*found["same"]:.1f} % of {found["clips"]} recordings, of which {len(some)} had set its ranges; the largest difference of a probability was {found["largest"]:.3f}.\n')
+                     f'{100*found["same"]:.1f} % of {found["clips"]} recordings, of which {len(some)} had set its ranges; the largest difference of a probability was {found["largest"]:.3f}.')
+            if found['uar'][0] is not None: text += ' On them, which it learnt from, its UAR is {1:.1f} in place of {0:.1f}.'.format(*(100*u for u in found['uar']))
+            text += '\n'
         else:
             graph.rename(new/'model.onnx')
             write()

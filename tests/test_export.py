@@ -3,6 +3,7 @@ import json, shutil, subprocess, sys
 from dataclasses import replace
 
 import numpy as np, pytest, soundfile as sf, torch
+from sklearn.metrics import balanced_accuracy_score
 
 pytest.importorskip('onnx'); pytest.importorskip('onnxruntime')
 from ser_fastai import export as X
@@ -57,7 +58,7 @@ def bundles(corpus, folder):
 @pytest.fixture(scope='session')
 def exports(bundles, corpus):
     for k in RECIPES: X.export_bundle(bundles/f'{k}_out', bundles/k)
-    X.export_bundle(bundles/'cnn8_out', bundles/'cnn', clips=list(corpus.path))
+    X.export_bundle(bundles/'cnn8_out', bundles/'cnn', clips=corpus)
     return bundles
 
 def probs(p, corpus): return p.predict_files(corpus.path, jobs=1)[p.labels].to_numpy(float)
@@ -77,6 +78,8 @@ def test_int8(exports, corpus):
     text, said = (exports/'cnn8_out'/'card.md').read_text(), small.settings['agreement']
     assert '## In 8 bits' in text and said['clips'] == len(corpus) and said['same'] == (a.argmax(1) == b.argmax(1)).mean()
     assert said['largest'] == pytest.approx(np.abs(a - b).max(), abs=1e-3)
+    of = lambda p: balanced_accuracy_score(corpus.emotion, np.array(small.labels)[p.argmax(1)])
+    assert said['uar'] == pytest.approx([of(b), of(a)], abs=.02) and f'its UAR is {100*said["uar"][1]:.1f} in place of {100*said["uar"][0]:.1f}' in text
 
 def test_the_front_end_stays_in_32_bits(exports):
     import onnx
@@ -176,8 +179,8 @@ def test_resampling_is_soxrs(rate):
 
 def test_refusals(exports, bundles, corpus, tmp_path):
     for kind in ('svm', 'lstm'):
-        with pytest.raises(SerError, match='8 bits are for a cnn'): X.export_bundle(tmp_path/'x', bundles/kind, clips=list(corpus.path))
-    with pytest.raises(SerError, match='training clips'): X.export_bundle(tmp_path/'x', bundles/'cnn', clips=[])
+        with pytest.raises(SerError, match='8 bits are for a cnn'): X.export_bundle(tmp_path/'x', bundles/kind, clips=corpus)
+    with pytest.raises(SerError, match='training clips'): X.export_bundle(tmp_path/'x', bundles/'cnn', clips=corpus[:0])
     with pytest.raises(SerError, match='name the folder of a bundle'): X.export_bundle(tmp_path/'x', tmp_path)
     (tmp_path/'mine').mkdir(); (tmp_path/'mine'/'thesis.tex').write_text('all my work')
     with pytest.raises(SerError, match='no exported model'): X.export_bundle(tmp_path/'mine', bundles/'svm')
