@@ -193,7 +193,7 @@ def test_unreadable(svm, tmp_path):
     f = tmp_path/'mine.wav'
     f.write_bytes(ENCODED['wav'])
     f.chmod(0)
-    if os.access(f, os.R_OK): return svm.predict(f)   # of an administrator
+    if os.access(f, os.R_OK): pytest.skip('an administrator may read anything')
     with pytest.raises(SerError) as e: svm.predict(f)
     check(str(e.value), f, 'cannot be read')
 
