@@ -97,7 +97,7 @@ def windows(
     while at + n < len(x): yield start + at, x[at:at + n]; at += n//2
     yield start + len(x) - n, x[-n:]
 
-# %% ../nbs/50_predict.ipynb #9f477ab1
+# %% ../nbs/50_predict.ipynb #9070edc8
 def calibrated(
     probs: np.ndarray, # (n, n_labels)
     temperature: float # 1 leaves them as they are
@@ -177,12 +177,10 @@ class Predictor:
         return [(s/self.sr, (s + len(x))/self.sr, np.square(x, dtype='float64').mean(), *p) for (s, x), p in zip(some, self.probs(xs))]
 
     def _table(self, rows):
-        rows = list(rows)
-        power = np.array([power for _, _, power, *_ in rows])
-        df = pd.DataFrame([(start, end, *p) for (start, end, _, *p), heard in zip(rows, power >= PAUSE*power.max()) if heard], columns=['start', 'end', *self.labels])
-        df.insert(2, 'emotion', df[self.labels].idxmax(axis=1))
-        df.insert(3, 'confidence', df[self.labels].max(axis=1))
-        return df
+        x = np.array(list(rows))
+        start, end, power, *p = x[x[:, 2] >= PAUSE*x[:, 2].max()].T
+        emotion = [self.labels[i] for i in np.argmax(p, 0)]
+        return pd.DataFrame(dict(start=start, end=end, emotion=emotion, confidence=np.max(p, 0)) | dict(zip(self.labels, p)))
 
     def timeline(self,
         audio,         # a path, or samples (n,) or (n, channels)
@@ -233,7 +231,7 @@ class Predictor:
     ) -> tuple: # of `predict_files`
         "The answer to one recording as a row of a table."
         if isinstance(got, SerError): return path, None, np.nan, *[np.nan]*len(self.labels), str(got)
-        p = got[self.labels].mean()
+        p = pd.Series(got[self.labels].to_numpy().mean(0), self.labels)
         return path, answer(p, threshold), p.max(), *p, None
 
 # %% ../nbs/50_predict.ipynb #f25e71b3
