@@ -193,7 +193,9 @@ def test_unreadable(svm, tmp_path):
     f = tmp_path/'mine.wav'
     f.write_bytes(ENCODED['wav'])
     f.chmod(0)
-    if os.access(f, os.R_OK): pytest.skip('an administrator may read anything')
+    if os.access(f, os.R_OK):   # an administrator's is heard
+        svm.predict(f)
+        return
     with pytest.raises(SerError) as e: svm.predict(f)
     check(str(e.value), f, 'cannot be read')
 
