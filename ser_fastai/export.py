@@ -260,14 +260,14 @@ def runner() -> str: # Python
     "The program that goes with a graph."
     return RUNNER.format(held=HELD, whole=WHOLE, pause=PAUSE, functions='\n'.join(inspect.getsource(f) for f in (trim_silence, windows, check_samples, check_audio, fourier_resample)))
 
-# %% ../nbs/51_export.ipynb #3c7c72aa
+# %% ../nbs/51_export.ipynb #94903010
 def agreement(
     one: Predictor,
     other: Predictor,
     df              # a corpus frame: path, emotion
 ) -> dict:          # clips; the share with the same answer; the largest difference of a probability; the UAR of each
     "How far two predictors answer alike, and how well."
-    a, b = [p.predict_files(df.path, jobs=1)[one.labels].astype(float) for p in (one, other)]
+    a, b = [p.predict_files(df.path)[one.labels].astype(float) for p in (one, other)]
     asked = df.emotion.isin(one.labels).to_numpy()
     score = lambda p: float(uar(p[asked].assign(truth=df.emotion.to_numpy()[asked]))) if asked.any() else None
     return dict(clips=len(a), same=float((a.idxmax(axis=1) == b.idxmax(axis=1)).mean()), largest=float((a - b).abs().max(axis=None)), uar=[score(a), score(b)])

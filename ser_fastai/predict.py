@@ -6,22 +6,22 @@
 __all__ = ['HELD', 'WHOLE', 'PAUSE', 'BATCH', 'LOOPS', 'ROOM', 'PATIENCE', 'PRINT', 'listen', 'windows', 'calibrated', 'answer',
            'Predictor', 'OnnxPredictor', 'load_bundle', 'segments', 'plot_timeline', 'find_files', 'predict_paths']
 
-# %% ../nbs/50_predict.ipynb #b30e7102
+# %% ../nbs/50_predict.ipynb #2ed407ba
 import glob, hashlib, json, os, shutil, sys, tempfile
+from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from threading import Timer
 
-# %% ../nbs/50_predict.ipynb #bef8a299
+# %% ../nbs/50_predict.ipynb #3dffc6fa
 import numpy as np
 import pandas as pd
 import matplotlib.pyplot as plt
 import soxr
 import torch
 from fastcore.basics import chunked
-from joblib import Parallel, delayed
 from threadpoolctl import threadpool_limits
 
 # %% ../nbs/50_predict.ipynb #8bfffa73
@@ -97,7 +97,7 @@ def windows(
     while at + n < len(x): yield start + at, x[at:at + n]; at += n//2
     yield start + len(x) - n, x[-n:]
 
-# %% ../nbs/50_predict.ipynb #9070edc8
+# %% ../nbs/50_predict.ipynb #ebaaed38
 def calibrated(
     probs: np.ndarray, # (n, n_labels)
     temperature: float # 1 leaves them as they are
@@ -108,11 +108,12 @@ def calibrated(
     return p/p.sum(1, keepdims=True)
 
 def answer(
-    probs,               # label -> probability
+    probs,               # label -> probability: a dict or a series
     threshold: float = 0.
 ) -> str:                # a label, or "uncertain"
     "The most probable label, if it is probable enough."
-    return probs.idxmax() if probs.max() >= threshold else UNCERTAIN
+    best = max(probs.keys(), key=probs.get)
+    return best if probs[best] >= threshold else UNCERTAIN
 
 BATCH = 2**17   # pixels that a thread answers at once, 8 images of 128 or 2 of 256: many small images share the reading of the weights, many large ones need memory
 
@@ -168,13 +169,30 @@ class Predictor:
         xs: list     # windows (n,), as of `windows`; n of them
     ) -> np.ndarray: # (n, n_labels)
         "What is heard in each, over all cores."
-        return np.concatenate(list(self.pool.map(self._answers, chunked(xs, self.batch))))
+        return np.stack(list(self._side_by_side(self._answers, xs)))
 
-    def _rounds(self, audio, sr=None): return chunked(self.windows(audio, sr), 4*self.batch*os.cpu_count())
+    def _side_by_side(self, f, items):
+        "`f` of chunks of the items, over all cores, in their order; a few are begun ahead of the one that is waited for."
+        work = deque()
+        for some in chunked(items, self.batch):
+            work.append(self.pool.submit(f, some))
+            if len(work) > 2*os.cpu_count(): yield from work.popleft().result()
+        for w in work: yield from w.result()
 
     def _heard(self, some):
-        xs = [x for _, x in some]
-        return [(s/self.sr, (s + len(x))/self.sr, np.square(x, dtype='float64').mean(), *p) for (s, x), p in zip(some, self.probs(xs))]
+        "start, end (s), power and probabilities of windows."
+        p = np.concatenate([self._answers([x for _, x in part]) for part in chunked(some, self.batch)])
+        return [(s/self.sr, (s + len(x))/self.sr, np.square(x, dtype='float64').mean(), *p) for (s, x), p in zip(some, p)]
+
+    def _begun(self, paths):
+        "Of each file what is heard in its first windows, and the windows that are left; or its `SerError`."
+        found = []
+        for path in paths:
+            try: found.append((list(islice(windows := self.windows(path), self.batch)), windows))
+            except SerError as e: found.append(e)
+        first = [w for f in found if not isinstance(f, SerError) for w in f[0]]
+        rows = iter(self._heard(first) if first else ())
+        return [f if isinstance(f, SerError) else ([next(rows) for _ in f[0]], f[1]) for f in found]
 
     def _table(self, rows):
         x = np.array(list(rows))
@@ -187,7 +205,7 @@ class Predictor:
         sr: int = None # rate of the samples, Hz
     ) -> pd.DataFrame: # start and end (s), emotion, confidence, one probability a label; one row a window that is no pause
         "What is heard in a recording, window by window; a single utterance has one row."
-        return self._table(chain.from_iterable(map(self._heard, self._rounds(audio, sr))))
+        return self._table(self._side_by_side(self._heard, self.windows(audio, sr)))
 
     def predict(self,
         audio,         # a path, or samples (n,) or (n, channels)
@@ -197,30 +215,21 @@ class Predictor:
         return self.timeline(audio, sr)[self.labels].mean().rename('probability')
 
     def timelines(self,
-        paths,          # audio files
-        jobs: int = -1  # threads that read; -1 is one a core
-    ):                  # yields a timeline or the `SerError` of each, in the order of `paths`
-        "The timelines of many files, read side by side and answered together."
-        def first(path):
-            try: return next(rounds := self._rounds(path)), rounds
+        paths  # audio files
+    ):         # yields a timeline or the `SerError` of each, in the order of `paths`
+        "The timelines of many files, side by side."
+        def finished(rows, windows):
+            try: return self._table(chain(rows, self._side_by_side(self._heard, windows)))
             except SerError as e: return e
-        def last(rows, rounds):
-            try: return self._table(chain(rows, *map(self._heard, rounds)))
-            except SerError as e: return e
-        for some in chunked(paths, 4*self.batch*os.cpu_count()):
-            got = Parallel(n_jobs=jobs, prefer='threads')(delayed(first)(str(p)) for p in some)
-            heard = list(chain(*(g[0] for g in got if not isinstance(g, SerError))))
-            rows = iter(self._heard(heard) if heard else ())
-            for g in got: yield g if isinstance(g, SerError) else last([next(rows) for _ in g[0]], g[1])
+        for got in self._side_by_side(self._begun, map(str, paths)): yield got if isinstance(got, SerError) else finished(*got)
 
     def predict_files(self,
         paths,               # audio files
-        jobs: int = -1,      # threads that read; -1 is one a core
         threshold: float = 0.# what is less probable is "uncertain"
     ) -> pd.DataFrame:       # path, emotion, confidence, one probability a label, error; in the order of `paths`
         "The answers to many files; one that cannot be read gets its sentence under `error`."
         paths = [str(p) for p in paths]
-        bar = progress(self.timelines(paths, jobs), total=len(paths), desc='predict', leave=False, delay=1)
+        bar = progress(self.timelines(paths), total=len(paths), desc='predict', leave=False, delay=1)
         return pd.DataFrame([self.row(path, t, threshold) for path, t in zip(paths, bar)],
                             columns=['path', 'emotion', 'confidence', *self.labels, 'error'])
 
@@ -231,10 +240,10 @@ class Predictor:
     ) -> tuple: # of `predict_files`
         "The answer to one recording as a row of a table."
         if isinstance(got, SerError): return path, None, np.nan, *[np.nan]*len(self.labels), str(got)
-        p = pd.Series(got[self.labels].to_numpy().mean(0), self.labels)
-        return path, answer(p, threshold), p.max(), *p, None
+        p = dict(zip(self.labels, got[self.labels].to_numpy().mean(0)))
+        return path, answer(p, threshold), max(p.values()), *p.values(), None
 
-# %% ../nbs/50_predict.ipynb #f25e71b3
+# %% ../nbs/50_predict.ipynb #449b644e
 class OnnxPredictor(Predictor):
     "A `Predictor` whose model is a graph that hears samples."
     def __init__(self,
@@ -244,7 +253,7 @@ class OnnxPredictor(Predictor):
     ):
         super().__init__(info, [])
         self.sr, self.seconds, self.trim = settings['sr'], settings['seconds'], settings['trim']
-        self.settings, self.session = settings, session
+        self.settings, self.session, self.batch = settings, session, 1   # the graph answers one by one
     def input(self,
         x: np.ndarray # a window (n,)
     ) -> np.ndarray:  # trimmed (m,)
@@ -402,7 +411,7 @@ def find_files(
         if not new: lost.append(f'{p} {what}'.strip())
     return list(dict.fromkeys(found)), lost
 
-# %% ../nbs/50_predict.ipynb #79560150
+# %% ../nbs/50_predict.ipynb #ca6350f1
 def _plain(s): return short(s, 5000)
 def _share(p): return f'{100*p:.0f} %'
 def _clock(s):
@@ -444,8 +453,7 @@ def predict_paths(
     format: str = 'table', # table, csv, or json: one object a line
     threshold: float = 0., # an answer that is less probable is "uncertain"
     timeline: bool = False,# print what is heard over time: segments; as csv, windows
-    plot=None,             # a folder for a picture of each timeline
-    jobs: int = -1         # threads; -1 is one a core
+    plot=None              # a folder for a picture of each timeline
 ) -> int:                  # exit status: 0 all read, 1 some not, 2 none
     "Print what is heard in recordings."
     known(format, PRINT, 'format')
@@ -461,7 +469,7 @@ def predict_paths(
         if '-' in paths:
             with open(piped, 'wb') as f: shutil.copyfileobj(sys.stdin.buffer, f)
         found, lost = find_files([piped if path == '-' else path for path in paths])
-        answers = p.timelines(found, jobs)
+        answers = p.timelines(found)
         if format == 'table': answers = progress(answers, total=len(found), desc='predict', leave=False, delay=1)   # the others show how far they are
         for path, t in zip(found, answers):
             if isinstance(t, SerError):

@@ -61,7 +61,7 @@ def exports(bundles, corpus):
     X.export_bundle(bundles/'cnn8_out', bundles/'cnn', clips=corpus)
     return bundles
 
-def probs(p, corpus): return p.predict_files(corpus.path, jobs=1)[p.labels].to_numpy(float)
+def probs(p, corpus): return p.predict_files(corpus.path)[p.labels].to_numpy(float)
 
 
 @pytest.mark.parametrize('kind', RECIPES)

@@ -66,7 +66,7 @@ def answers(t, n):
 
 @pytest.mark.parametrize('kind', RECIPES)
 def test_bundle_answers_as_the_trained_model(kind, bundles, trained, corpus):
-    got = P.load_bundle(bundles/kind).predict_files(corpus.path, jobs=2)
+    got = P.load_bundle(bundles/kind).predict_files(corpus.path)
     assert got.path.tolist() == [str(p) for p in corpus.path] and got.error.isna().all()
     np.testing.assert_allclose(got[trained[kind].labels].to_numpy(float), answers(trained[kind], len(corpus)), atol=1e-4)
 
@@ -260,7 +260,7 @@ def test_bad_arrays(svm):
 def test_one_bad_file_does_not_stop_the_rest(bundles, bad, corpus):
     paths = [corpus.path[0], *[bad/f'{n}.wav' for n in BAD], corpus.path[1]]
     for kind in ('svm', 'cnn'):
-        df = P.load_bundle(bundles/kind).predict_files(paths, jobs=2)
+        df = P.load_bundle(bundles/kind).predict_files(paths)
         assert df.path.tolist() == list(map(str, paths)) and df.error.isna().tolist() == [True, *[False]*len(BAD), True]
         assert df.emotion[[0, len(df) - 1]].isin(LABELS).all() and df[LABELS].iloc[1:-1].isna().to_numpy().all()
     assert len(P.load_bundle(bundles/'svm').predict_files([])) == 0
