@@ -21,10 +21,10 @@ import torch
 from fastai.vision.all import CrossEntropyLossFlat, DataLoaders, Learner, accuracy, create_vision_model, default_device
 from safetensors.torch import load as load_tensors, save as save_tensors
 
-# %% ../nbs/49a_bundles.ipynb #08508949
+# %% ../nbs/49a_bundles.ipynb #c9930e73
 from .cards import card, data_of, licence_of, licence_text
 from .core import Recipe, SerError, atomic_folder, short
-from .data import as_evaluated
+from .data import normalised, resized
 from .experiment import environment, train
 from .features import as_image, feature_settings
 from .models.cnn import find_arch
@@ -82,7 +82,7 @@ def network(
         if recipe.model == 'lstm': return BiLSTM(recipe.n_mels, n_labels, recipe.hidden, recipe.layers, recipe.dropout)
         return create_vision_model(find_arch(recipe.arch), n_labels, pretrained=False, ps=recipe.dropout)
 
-# %% ../nbs/49a_bundles.ipynb #100e0273
+# %% ../nbs/49a_bundles.ipynb #2e2e05bc
 class Network:
     "A network in evaluation, called with inputs (n, n_mels, width) in 0..1: probabilities (n, n_labels)."
     def __init__(self,
@@ -93,7 +93,7 @@ class Network:
         self.size, self.recipe = stages(recipe)[-1][0] if recipe.model == 'cnn' else None, recipe
     def images(self, x): return torch.from_numpy(x).to(default_device())[:, None]
     def logits(self, images): # (n, 1, n_mels, width)
-        return self.net(as_evaluated(images, self.size, self.recipe).contiguous(memory_format=torch.channels_last) if self.size else images)
+        return self.net(normalised(resized(images, self.size, self.recipe)).contiguous(memory_format=torch.channels_last) if self.size else images)
     @torch.inference_mode()
     def __call__(self, x): return self.logits(self.images(x)).softmax(1).double().cpu().numpy()
 

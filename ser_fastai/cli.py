@@ -15,8 +15,7 @@ from typing import Annotated
 os.environ.setdefault('MPLBACKEND', 'Agg')
 warnings.filterwarnings('ignore', message='.*torch.jit.script.*')
 
-# %% ../nbs/60_cli.ipynb #8140c8f8
-import pandas as pd
+# %% ../nbs/60_cli.ipynb #544f3660
 from fastcore.script import call_parse, store_true
 
 # %% ../nbs/60_cli.ipynb #c09d74a1
@@ -136,7 +135,7 @@ DEMO = dict(arch='resnet18', size='64-96', epochs=6)  # of resnet34, 128-256, 30
 SHRUNK = ('architecture: resnet18 instead of resnet34', 'image size: 64, then 96 pixels instead of 128, then 256',
           'epochs: 6 instead of 200 (LSTM, from scratch) and 30 (transfer)', 'folds and seeds: one of each')
 
-# %% ../nbs/60_cli.ipynb #a2af9e0b
+# %% ../nbs/60_cli.ipynb #07e97f81
 @command
 def ser_reproduce(
     data: str = None,             # the folder of all corpora; without it the embedded corpus is synthesised
@@ -156,7 +155,7 @@ def ser_reproduce(
     "The paper's experiment: train and score every recipe, print the table, write figures and a report."
     from ser_fastai.experiment import adapt, corpora_of, run_grid
     from ser_fastai.report import write_report
-    from ser_fastai.results import show_table1, table1, to_markdown
+    from ser_fastai.results import show_table1, table1
     from ser_fastai.splits import PROTOCOLS
     demo, out = data is None, Path(out)
     chosen = chosen_recipes(recipes)

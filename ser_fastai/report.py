@@ -21,14 +21,14 @@ import PIL.Image as pil
 from fastcore.xml import (B, Body, Code, Div, Figcaption, Figure, H1, H2, H3, Head, Header, Html, Img, Li, Link, Main, Meta, P, Pre, Safe,
                           Section, Small, Span, Style, Table, Tbody, Td, Th, Thead, Title, Tr, Ul, to_xml)
 
-# %% ../nbs/11_report.ipynb #9943da15
+# %% ../nbs/11_report.ipynb #688e8967
 from .audio import read_audio, trim_silence
 from .compare import best_by_validation, comparisons, model_name
 from .core import Recipe, SerError, atomic_write, label_order, repo_path
 from .corpora import CORPORA, plot_classes
 from .evaluate import accuracy, counts, labels_of, plot_confusion, plot_curves, recall_by_class, resampled, uar
 from .features import clip_features, feature_settings, plot_log_mel
-from .results import (MODEL, PAPER, RANDOM, load_clips, load_curves, load_predictions, load_runs, shared, show_table1, summarise,
+from .results import (PAPER, RANDOM, load_clips, load_curves, load_predictions, load_runs, shared, show_table1, summarise,
                                 table1, to_markdown)
 from .splits import PROTOCOLS
 
