@@ -188,7 +188,7 @@ def _plain(table):
     keep = [c for c in table if not any(w in c for w in ('shared', 'F1', 'weights')) or 'published' in c]
     return table[keep].replace(r'^not run: .*', 'not run', regex=True).to_string(index=False)   # the reasons stand below the table
 
-# %% ../nbs/60_cli.ipynb #f74e3aa3
+# %% ../nbs/60_cli.ipynb #02c1859e
 def _again(data):
     "Run the notebooks that show results, and make the README from the last."
     root = repo_path()
@@ -200,6 +200,7 @@ def _again(data):
     for book in progress(books, desc='notebooks'):
         done = convert('--to', 'notebook', '--execute', '--inplace', book)
         if done.returncode: raise SerError(f'{book} failed: {done.stderr.strip().splitlines()[-1]}')
+        convert('--coalesce-streams', book)   # what is printed comes in pieces, cut anew each time
     subprocess.run([Path(sys.executable).parent/'nbdev_clean'], cwd=root, check=True)
     convert('nbs/index.ipynb', '--config', 'nbs/_readme.py', '--to', 'markdown', '--output-dir', '.', '--output', 'README')
 

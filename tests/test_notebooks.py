@@ -37,6 +37,14 @@ def test_outputs_are_fit_to_publish(name):
     assert 'it/s]' not in text and 'application/vnd.jupyter.widget-view+json' not in text
 
 
+@pytest.mark.parametrize('name', [n for n in NBS if n.startswith('reports/')] + ['10a_compare.ipynb', 'index.ipynb'])
+def test_what_is_printed_is_in_one_piece(name):
+    "`ser_report` runs these, and gives the same file each time."
+    for c in cells(name):
+        streams = [o['name'] for o in c.get('outputs', ()) if o['output_type'] == 'stream']
+        assert len(streams) == len(set(streams))
+
+
 @each
 def test_imports_stand_alone(name):
     "The documentation runs every cell with an import in it, so such a cell does nothing else; an exported one may."
