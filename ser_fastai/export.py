@@ -12,20 +12,21 @@ from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
 
-# %% ../nbs/51_export.ipynb #904cc0d5
+# %% ../nbs/51_export.ipynb #c8a8eac3
 import numpy as np
 import torch
+from fastai.vision.all import Pipeline, imagenet_stats
 from safetensors.torch import load_file
 from scipy.fft import dct
 from torch import nn
 from torch.nn import functional as F
 
-# %% ../nbs/51_export.ipynb #eadbfdb1
+# %% ../nbs/51_export.ipynb #e6425ab6
 from .audio import check_audio, check_samples, trim_silence
 from .bundles import default_bundle, leaves, network, read_bundle
 from .cards import card, licence_text
 from .core import Recipe, SerError, atomic_folder, need
-from .data import normalised, resized
+from .data import TensorSpectrogram, image_tfms
 from .evaluate import FLOOR, uar
 from .experiment import environment
 from .features import mel_filters
@@ -61,19 +62,21 @@ class LogMel(nn.Module):
         db = 10*torch.log10(((re*re + im*im).flatten(2) @ self.filters).clamp(min=1e-10)).transpose(1, 2)
         return torch.maximum(db, db.amax((1, 2), keepdim=True) - 80)   # (bs, n_mels, n_frames) dB
 
-# %% ../nbs/51_export.ipynb #1c683cbd
+# %% ../nbs/51_export.ipynb #c07ca8e2
 def resize_matrices(
     r: Recipe # its n_mels, width, sizes and augmentation
 ) -> tuple:   # (size, n_mels) and (n_frames, size): image -> rows @ image @ columns
-    "What resizing does to rows and to columns, found by feeding it single rows and columns."
+    "What the learner's own resizing does to rows and to columns, found by feeding it single rows and columns."
     h, w, size = r.n_mels, _width(r), stages(r)[-1][0]
-    row = resized(torch.eye(h)[:, None, :, None].expand(-1, 1, -1, w), size, r)[:, 0, :, size//2].T
-    col = resized(torch.eye(w)[:, None, None, :].expand(-1, 1, h, -1), size, r)[:, 0, size//2]
+    resize = Pipeline(image_tfms(size, r)[:-1], split_idx=1)
+    through = lambda x: resize(TensorSpectrogram(x)).as_subclass(torch.Tensor)
+    row = through(torch.eye(h)[:, None, :, None].expand(-1, 1, -1, w))[:, 0, :, size//2].T
+    col = through(torch.eye(w)[:, None, None, :].expand(-1, 1, h, -1))[:, 0, size//2]
     return row.contiguous(), col.contiguous()
 
 def _width(r): return round(r.seconds*r.sr/r.hop_length)
 
-# %% ../nbs/51_export.ipynb #d9243ad8
+# %% ../nbs/51_export.ipynb #90566c2a
 class ToImage(nn.Module):
     "`as_image` of a batch of log-mels; then, for a CNN, resized and normalised as for its training."
     def __init__(self,
@@ -83,12 +86,13 @@ class ToImage(nn.Module):
         self.width, self.resize = _width(r), r.model == 'cnn'
         if self.resize:
             for name, x in zip(('rows', 'columns'), resize_matrices(r)): self.register_buffer(name, x)
+            for name, x in zip(('mean', 'std'), imagenet_stats): self.register_buffer(name, torch.tensor(x)[:, None, None])
     def forward(self, S):                                            # (bs, n_mels, n_frames) dB
         w, image = self.width, (1 + (S - S.amax((1, 2), keepdim=True))/80).clamp(min=0)
         n_frames = (S[0, 0] < torch.inf).sum()                       # counted, since the exporter takes `S.shape` for fixed
         start = w + torch.div(n_frames - w, 2, rounding_mode='trunc')
         image = F.pad(image, (w, w))[:, None, :, start:start + w]    # (bs, 1, n_mels, w)
-        return normalised(self.rows @ image @ self.columns) if self.resize else image
+        return (self.rows @ image @ self.columns - self.mean)/self.std if self.resize else image
 
 # %% ../nbs/51_export.ipynb #37972df9
 class Svm(nn.Module):
