@@ -32,5 +32,6 @@ from .splits import PROTOCOLS, Split, check_leaks, leaks, n_folds, plot_split, s
 from .synth import synthesise
 from .train import BF16, Curves, fit_stages, speed_cbs
 
-# %% ../nbs/61_all.ipynb #2a9ef50d
-__all__ = [name for name in dir() if not name.startswith('_')]
+# %% ../nbs/61_all.ipynb #3ece7bba
+from fastcore.xml import __all__ as _tags   # fastai brings fastcore's HTML tags along, whose `Audio` would hide IPython's
+__all__ = [name for name in dir() if not name.startswith('_') and name not in _tags]

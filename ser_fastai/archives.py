@@ -9,12 +9,13 @@ __all__ = ['fetch', 'unpack']
 import re, shutil, stat, tempfile, zipfile, zlib
 from pathlib import Path, PurePosixPath
 
-# %% ../nbs/01a_archives.ipynb #973a738e
+# %% ../nbs/01a_archives.ipynb #96436b81
 import pooch
 import requests
+from filelock import FileLock
 
-# %% ../nbs/01a_archives.ipynb #afb800a9
-from .core import SerError, progress
+# %% ../nbs/01a_archives.ipynb #3cf5bf90
+from .core import SerError, hash_of, progress
 
 # %% ../nbs/01a_archives.ipynb #059e4b81
 def _resuming(part):
@@ -45,19 +46,20 @@ def _resuming(part):
 
     return download
 
-# %% ../nbs/01a_archives.ipynb #c96d3553
+# %% ../nbs/01a_archives.ipynb #7ca1e359
 def fetch(
     url: str,        # what to download
     file: Path,      # where to put it
     md5: str = None  # its checksum, where the publisher gives one
 ) -> Path:           # `file`
-    "Download a file, go on where an earlier attempt ended, and check it."
+    "Download a file, go on where an earlier attempt ended, and check it; who asks meanwhile waits for it."
     file = Path(file)
     part = file.with_name(f'{file.name}.part')
     pooch.get_logger().setLevel('WARNING')
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        return Path(pooch.retrieve(url, md5 and f'md5:{md5}', file.name, file.parent, downloader=_resuming(part)))
+        with FileLock(Path(tempfile.gettempdir())/f'ser_fastai-{hash_of(str(file.resolve()))}.lock'):
+            return Path(pooch.retrieve(url, md5 and f'md5:{md5}', file.name, file.parent, downloader=_resuming(part)))
     except requests.RequestException as e:
         kept = f', it goes on after the {part.stat().st_size >> 20} MB that came' if part.exists() else ''
         why = getattr(e.response, 'reason', None) or type(e).__name__

@@ -21,13 +21,13 @@ import torch
 from fastai.vision.all import CrossEntropyLossFlat, DataLoaders, Learner, accuracy, create_vision_model, default_device
 from safetensors.torch import load as load_tensors, save as save_tensors
 
-# %% ../nbs/49a_bundles.ipynb #c9930e73
+# %% ../nbs/49a_bundles.ipynb #48ca301f
 from .cards import card, data_of, licence_of, licence_text
 from .core import Recipe, SerError, atomic_folder, short
 from .data import normalised, resized
 from .experiment import environment, train
 from .features import as_image, feature_settings
-from .models.cnn import find_arch
+from .models.cnn import UNCUT, find_arch
 from .models.lstm import BiLSTM
 from .models.svm import STATS, mfcc_stats, scores_to_probs
 from .splits import Split
@@ -72,7 +72,7 @@ def _svm_model(r, k, tensors):
         raise ValueError('its numbers are those of no SVM')
     return lambda x: scores_to_probs(svm_scores(x.astype('float64'), t))
 
-# %% ../nbs/49a_bundles.ipynb #bb648bbf
+# %% ../nbs/49a_bundles.ipynb #e9932173
 def network(
     recipe: Recipe, # its model is "lstm" or "cnn"
     n_labels: int   # classes
@@ -80,7 +80,8 @@ def network(
     "The network of a recipe, shapes without numbers."
     with torch.device('meta'):
         if recipe.model == 'lstm': return BiLSTM(recipe.n_mels, n_labels, recipe.hidden, recipe.layers, recipe.dropout)
-        return create_vision_model(find_arch(recipe.arch), n_labels, pretrained=False, ps=recipe.dropout)
+        try: return create_vision_model(find_arch(recipe.arch), n_labels, pretrained=False, ps=recipe.dropout)
+        except UNCUT: raise ValueError(f'{recipe.arch} has no body and head') from None
 
 # %% ../nbs/49a_bundles.ipynb #2e2e05bc
 class Network:

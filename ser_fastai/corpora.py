@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['COLUMNS', 'SYNONYMS', 'CORPORA', 'AUDIO', 'emotion_name', 'parse_ravdess', 'parse_savee', 'parse_emodb',
            'parse_cremad', 'parse_tess', 'parse_iemocap', 'Archive', 'Corpus', 'find_audio', 'scan', 'load_corpus',
-           'join_corpora', 'load_corpora', 'load_folder', 'load_csv', 'load_any', 'describe', 'class_table',
-           'plot_classes', 'download']
+           'join_corpora', 'load_each', 'load_corpora', 'load_folder', 'load_csv', 'load_any', 'describe',
+           'class_table', 'plot_classes', 'download']
 
 # %% ../nbs/02_corpora.ipynb #3b2cee21
 import os, re
@@ -90,11 +90,13 @@ def parse_emodb(
     return dict(id=f'wav/{path.stem}', speaker=speaker, gender=_pick(genders, speaker, 'speaker'), sentence=text,
         emotion=_pick(codes, emotion.upper(), 'emotion'), repetition=ord(version.lower()) - ord('a') + 1)
 
-# %% ../nbs/02_corpora.ipynb #305a0e3c
+# %% ../nbs/02_corpora.ipynb #c21b71e5
 def _cremad_genders(folder):
     "The sex of each actor, from VideoDemographics.csv where there is one."
     found = sorted(folder.rglob('VideoDemographics.csv'))
-    return dict(pd.read_csv(found[0], dtype=str)[['ActorID', 'Sex']].apply(lambda c: c.str.lower()).to_numpy()) if found else {}
+    if not found: return {}
+    try: return dict(pd.read_csv(found[0], dtype=str)[['ActorID', 'Sex']].apply(lambda c: c.str.lower()).to_numpy())
+    except (ValueError, KeyError): raise SerError(f'{found[0]} has no columns ActorID and Sex: get it again, or take it away.') from None
 
 def parse_cremad(
     path: Path,      # e.g. AudioWAV/1001_DFA_ANG_XX.wav
@@ -230,11 +232,11 @@ def scan(
     work = Parallel(n_jobs=jobs or -1, prefer='threads', return_as='generator')(delayed(_scan)(p) for p in paths)
     return list(progress(work, total=len(paths), desc='reading clips'))
 
-# %% ../nbs/02_corpora.ipynb #ba3224fe
+# %% ../nbs/02_corpora.ipynb #f4ed8a1b
 def _few(items, n=3): return '; '.join(str(o).rstrip('.') for o in items[:n]) + (f'; and {len(items) - n} more' if len(items) > n else '')
 def _count(n, what='clip'): return f'{n} {what}{"s" if n != 1 else ""}'
 
-def _frame(corpus, rows, bad, strict=False, jobs=None, published=0, where=''):
+def _frame(corpus, rows, bad, strict=False, jobs=None, published=0, where='', foreign=()):
     "Scan the files of `rows` and make the frame of one corpus."
     first = {r['id']: r for r in reversed(rows)}
     absent = published - len(first) - len(bad)
@@ -250,8 +252,9 @@ def _frame(corpus, rows, bad, strict=False, jobs=None, published=0, where=''):
         raise SerError(f'{where} holds no usable clip of {corpus} ({why}): put readable ones there.')
     df = pd.DataFrame(rows, columns=COLUMNS).sort_values('clip', ignore_index=True).astype({'repetition': 'Int64'})
     df, told = _drop_duplicates(df)
-    counts = dict(published=published, copies=copies, unlabelled=len(first) - len(labelled), skipped=len(bad), duplicates=len(told))
+    counts = dict(published=published, foreign=len(foreign), copies=copies, unlabelled=len(first) - len(labelled), skipped=len(bad), duplicates=len(told))
     notes = [n for k, n in dict(
+        foreign=f'{corpus}: {_count(len(foreign), "file")} left unread, with other names than its clips: {_few(foreign)}',
         copies=f'{corpus}: {_count(copies, "file")} of clips that are there twice left unread',
         unlabelled=f'{corpus}: {_count(counts["unlabelled"])} without a label left out',
         skipped=f'{corpus}: {_count(len(bad))} skipped: {_few(bad)}',
@@ -270,21 +273,21 @@ def _drop_duplicates(df):
     return df.drop_duplicates('sha', ignore_index=True), told
 
 def _parse_all(name, data, song=False):
-    "Parse the names of a corpus's files: rows, and what is wrong with the others."
+    "Parse the names of a corpus's files: rows, what is wrong with the others, and, where no folder is the corpus's own, what need not be of it."
     c, (roots, others) = CORPORA[name], _roots(name, data)
     loose = not roots and data not in others
     paths = find_audio(data, others) if loose else [p for r in roots for p in find_audio(r, others)]
     info = {k: v for r in roots or [data] for k, v in c.info(r).items()} if c.info and paths else {}
-    rows, bad = [], []
+    rows, bad, foreign = [], [], []
     for p in paths:
         try: row = c.parse(p, info)
         except ValueError as e:
-            if not loose: bad.append(f'{p}: {e}: rename it or take it away.')
+            (foreign if loose else bad).append(str(p) if loose else f'{p}: {e}: rename it or take it away.')
             continue
         if row and (song or not row.pop('song', False)): rows.append(row | dict(path=p, language=c.language))
-    return rows, bad, roots
+    return rows, bad, roots, foreign
 
-# %% ../nbs/02_corpora.ipynb #856b04ad
+# %% ../nbs/02_corpora.ipynb #a152af31
 def load_corpus(
     name: str,             # a name of `CORPORA`
     data=None,             # the folder of all corpora; see `data_path`
@@ -294,13 +297,13 @@ def load_corpus(
 ) -> pd.DataFrame:         # columns `COLUMNS`, sorted by clip; `attrs['notes']` tells what was left out
     "One corpus as a frame, with its own labels."
     c, data = CORPORA[known(name, CORPORA, 'corpus')], data_path(data)
-    rows, bad, roots = _parse_all(name, data, song)
+    rows, bad, roots, foreign = _parse_all(name, data, song)
     if not rows:
         for archive, folder in _zips(name, data, roots):
             if not folder.exists(): unpack(archive, folder)
-        rows, bad, roots = _parse_all(name, data, song)
+        rows, bad, roots, foreign = _parse_all(name, data, song)
     if not rows and not bad: raise SerError(f'{c.title} is not in {data}: {c.get.format(name=name, data=data)}.')
-    return _frame(name, rows, bad, strict, jobs, c.n_clips + sum(a.clips for a in c.archives[1:] if song), roots[0] if roots else data)
+    return _frame(name, rows, bad, strict, jobs, c.n_clips + sum(a.clips for a in c.archives[1:] if song), roots[0] if roots else data, foreign)
 
 # %% ../nbs/02_corpora.ipynb #9e5b12d6
 def join_corpora(
@@ -320,7 +323,21 @@ def join_corpora(
     df.attrs = dict(notes=notes, counts=counts)
     return df
 
-# %% ../nbs/02_corpora.ipynb #8703e0fd
+# %% ../nbs/02_corpora.ipynb #87b4ee6f
+def load_each(
+    load,  # a name to its frame
+    names  # what to load
+) -> list: # one frame a name
+    "Load all, or say at once everything that is missing."
+    frames, lost = [], []
+    for n in names:
+        try: frames.append(load(n))
+        except SerError as e: lost.append(str(e))
+    if lost: raise SerError(' '.join(lost))
+    if not frames: raise SerError('no corpus is named: name one, for instance ravdess.')
+    return frames
+
+# %% ../nbs/02_corpora.ipynb #b0f5a3c5
 def load_corpora(
     names,                 # names of `CORPORA`, joined by commas or as a list
     data=None,             # the folder of all corpora; see `data_path`
@@ -331,7 +348,7 @@ def load_corpora(
     "One or several corpora of the registry as one frame."
     names = [n.strip() for n in (names.split(',') if isinstance(names, str) else names)]
     for n in names: known(n, CORPORA, 'corpus')
-    return join_corpora([load_corpus(n, data, song, strict, jobs) for n in sorted(set(names))])
+    return join_corpora(load_each(lambda n: load_corpus(n, data, song, strict, jobs), sorted(set(names))))
 
 # %% ../nbs/02_corpora.ipynb #7ea93aa5
 def load_folder(
@@ -377,7 +394,7 @@ def load_csv(
             emotion=r['emotion'] and emotion_name(r['emotion']), repetition=int(n) if (n := r.get('repetition') or '').isdigit() else None))
     return _frame(name or path.stem, rows, [], strict, jobs, where=path)
 
-# %% ../nbs/02_corpora.ipynb #cb3508c1
+# %% ../nbs/02_corpora.ipynb #029742cf
 def load_any(
     spec: str,             # e.g. "ravdess,savee" or "recordings/" or "calls.csv"
     data=None,             # the folder of all corpora; see `data_path`
@@ -393,7 +410,7 @@ def load_any(
             name = next((n for n in CORPORA if _plain(folder.resolve().name) in _names(n)), None)
             return load_corpus(name, folder, song, strict, jobs) if name else load_folder(folder, None, strict, jobs)
         raise SerError(f'"{s}" is no known corpus ({", ".join(CORPORA)}) and no folder or CSV of clips.')
-    return join_corpora([load(s) for s in dict.fromkeys(s.strip() for s in str(spec).split(',')) if s])
+    return join_corpora(load_each(load, [s for s in dict.fromkeys(s.strip() for s in str(spec).split(',')) if s]))
 
 # %% ../nbs/02_corpora.ipynb #6dd1be11
 def describe(

@@ -6,12 +6,12 @@
 __all__ = ['TensorSpectrogram', 'LoadSpectrogram', 'AugmentSpectrogram', 'SpectrogramBlock', 'image_tfms', 'resized',
            'normalised', 'spectrogram_block', 'split_labels', 'spectrogram_dls']
 
-# %% ../nbs/07_data.ipynb #67f5781e
+# %% ../nbs/07_data.ipynb #bba49614
 import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
-from fastai.vision.all import (AffineCoordTfm, CategoryBlock, ColReader, DataBlock, DataLoaders, IndexSplitter, Normalize, TensorImage,
+from fastai.vision.all import (AffineCoordTfm, CategoryBlock, ColReader, DataBlock, DataLoaders, Normalize, TensorImage,
                                Transform, TransformBlock, aug_transforms, imagenet_stats)
 
 # %% ../nbs/07_data.ipynb #bd726830
@@ -95,18 +95,18 @@ def normalised(
     mean, std = (torch.tensor(x, device=images.device)[:, None, None] for x in imagenet_stats)
     return (images - mean)/std
 
-# %% ../nbs/07_data.ipynb #5cded11e
+# %% ../nbs/07_data.ipynb #b54dcb95
 def spectrogram_block(
     features: Features, # the log-mels of every clip
     labels: list,       # the classes, in the order of the output
-    s: Split,           # its `valid` positions are the validation set
+    s: Split,           # which rows train and validate; the test rows are in neither part
     seconds: float = 3.,# length that clips are padded or cropped to
     batch_tfms=None,    # for instance those of `image_tfms`
     **kwargs            # more of `SpectrogramBlock`
 ) -> DataBlock:         # for a corpus frame
     "The one DataBlock that every network of this project trains through."
     return DataBlock((SpectrogramBlock(features, seconds, **kwargs), CategoryBlock(vocab=labels, sort=False)),
-                     get_x=ColReader('clip'), get_y=ColReader('emotion'), splitter=IndexSplitter(s.valid), batch_tfms=batch_tfms)
+                     get_x=ColReader('clip'), get_y=ColReader('emotion'), splitter=lambda items: (list(s.train), list(s.valid)), batch_tfms=batch_tfms)
 
 # %% ../nbs/07_data.ipynb #7608302d
 def split_labels(
@@ -119,7 +119,7 @@ def split_labels(
     if lost: raise SerError(f'{min(lost)} has no clip to train on: add clips or leave the class out.')
     return labels
 
-# %% ../nbs/07_data.ipynb #1090d0a8
+# %% ../nbs/07_data.ipynb #518ffc5c
 def spectrogram_dls(
     df: pd.DataFrame,   # a corpus frame
     features: Features, # its log-mels
@@ -128,8 +128,6 @@ def spectrogram_dls(
     size=None           # pixels; without it the log-mel keeps its own shape and is not normalised (for the LSTM)
 ) -> DataLoaders:
     "DataLoaders of a split; the test clips are not in them."
-    keep = np.concatenate([s.train, s.valid])
-    inner = Split(np.arange(len(s.train)), np.arange(len(s.train), len(keep)), np.array([], int))
-    block = spectrogram_block(features, split_labels(df, s), inner, recipe.seconds, image_tfms(size, recipe) if size else None,
+    block = spectrogram_block(features, split_labels(df, s), s, recipe.seconds, image_tfms(size, recipe) if size else None,
                               moments=moments_by(recipe.standardise, df, lambda clip: features[clip].T), recipe=recipe)
-    return block.dataloaders(df.iloc[keep].reset_index(drop=True), bs=min(recipe.bs, len(s.train)), num_workers=0)
+    return block.dataloaders(df, bs=min(recipe.bs, len(s.train)), num_workers=0)

@@ -12,11 +12,11 @@ from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
-# %% ../nbs/30_experiment.ipynb #872df2f1
+# %% ../nbs/30_experiment.ipynb #bce2cb34
 import numpy as np
 import pandas as pd
 import torch
-from joblib import Parallel, delayed, parallel_config
+from joblib import Parallel, cpu_count, delayed, parallel_config
 from tqdm.auto import tqdm
 
 # %% ../nbs/30_experiment.ipynb #85a23116
@@ -67,7 +67,7 @@ ABLATIONS = {r.name: r for r in [_base, *(replace(_base, name=_base.name + name,
 # %% ../nbs/30_experiment.ipynb #0c517f3b
 TRAINERS = dict(svm=train_svm, lstm=train_lstm, cnn=train_cnn)
 
-# %% ../nbs/30_experiment.ipynb #d98bddeb
+# %% ../nbs/30_experiment.ipynb #b193b24c
 def adapt(
     recipe: Recipe,  # a named recipe
     arch=None,       # another architecture, for CNNs
@@ -76,13 +76,15 @@ def adapt(
     epochs=None      # another number of epochs, for networks
 ) -> Recipe:         # the recipe that the options describe
     "A recipe with the options of a command; those that mean nothing to its model are left alone."
+    if epochs is not None and epochs < 1: raise SerError(f'{epochs} epochs teach nothing: give 1 or more.')
     if recipe.model != 'svm' and epochs: recipe = replace(recipe, epochs=epochs)
     if recipe.model != 'cnn': return recipe
     if arch: recipe = replace(recipe, arch=arch)
     if weights and recipe.weights != 'scratch': recipe = replace(recipe, weights=weights_name(weights))
     if size:
-        try: sizes = tuple(int(s) for s in str(size).split('-'))[:len(recipe.sizes)]
-        except ValueError: raise SerError(f'"{size}" is no image size: write 128, or 128-256 for one after the other.') from None
+        sizes = tuple(int(s) if s.isdecimal() else 0 for s in str(size).split('-'))
+        if not all(32 <= s <= 1024 for s in sizes): raise SerError(f'"{size}" is no image size: write 128, or 128-256 for one after the other (32 to 1024 pixels).')
+        sizes = sizes[:len(recipe.sizes)]
         recipe = replace(recipe, sizes=sizes, shares=recipe.shares if len(sizes) == len(recipe.sizes) else (1.,))
     return recipe
 
@@ -165,7 +167,7 @@ def run_one(
     checkpoint.unlink(missing_ok=True)
     return run
 
-# %% ../nbs/30_experiment.ipynb #c2663a4d
+# %% ../nbs/30_experiment.ipynb #fd5812f6
 def splits_of(
     df: pd.DataFrame,     # a corpus frame
     protocols: list,      # names from `PROTOCOLS`
@@ -173,7 +175,10 @@ def splits_of(
     seeds=(0,)
 ) -> list:                # (protocol, fold, seed) each
     "Every split of a grid."
-    return [(p, f, s) for p in protocols for f in range(n_folds(df, p)) if folds is None or f in folds for s in seeds]
+    there = {p: range(n_folds(df, p)) for p in protocols}
+    found = [(p, f, s) for p, n in there.items() for f in n if folds is None or f in folds for s in seeds]
+    if found: return found
+    raise SerError(f'no such fold ({", ".join(map(str, folds))}): ' + '; '.join(f'{p} has {n[0]} to {n[-1]}' for p, n in there.items()) + '.')
 
 def run_grid(
     df: pd.DataFrame,     # a corpus frame
@@ -186,6 +191,7 @@ def run_grid(
     jobs: int = 1         # runs side by side; each needs the memory of a training
 ) -> pd.DataFrame:        # one row a run: run, recipe, protocol, fold, seed, status, error
     "Run what is not stored yet."
+    if jobs < 1: raise SerError(f'{jobs} runs side by side is none: give --jobs 1 or more.')
     recipes, rows, reports = [adapt(r, weights=weights) for r in recipes], [], {}
     for p, f, seed in splits_of(df, protocols, folds, seeds):
         s = split(df, p, f, seed)
@@ -195,9 +201,11 @@ def run_grid(
                  for r in recipes]
     todo = [(row, r) for row, r in zip(rows, recipes*len(rows)) if not done(row['run'], results)]
     for first, *more in reports.values() if todo else (): tqdm.write(f'{first}' + (f' (and alike in {len(more)} more splits)' if more else ''))
+    try: index_runs(results)                 # what cannot be written is better known before the training
+    except OSError as e: raise SerError(f'{results_path(results)} cannot be written ({e.strerror}): name another folder with --results.') from None
     for r in recipes: build_features(df, r)
     try:
-        with parallel_config('loky', inner_max_num_threads=max(1, (os.cpu_count() or 1)//jobs), idle_worker_timeout=10):
+        with parallel_config('loky', inner_max_num_threads=max(1, cpu_count()//jobs), idle_worker_timeout=10):
             work = (delayed(_attempt)(i, df, r, row['protocol'], row['fold'], row['seed'], weights, results, jobs > 1) for i, (row, r) in enumerate(todo))
             ended = Parallel(jobs, return_as='generator_unordered', batch_size=1, pre_dispatch='all')(work)
             for i, error in (bar := progress(ended, total=len(todo), desc='runs')):
@@ -215,7 +223,7 @@ def _attempt(i, df, recipe, protocol, fold, seed, weights, results, quiet):
         return i, _why(e)
     return i, None
 
-# %% ../nbs/30_experiment.ipynb #05526923
+# %% ../nbs/30_experiment.ipynb #77cd92af
 def sweep(
     df: pd.DataFrame,       # a corpus frame
     recipes: list,          # the candidates
@@ -232,8 +240,8 @@ def sweep(
     for r in progress([r for r in recipes if r.hash not in have], desc='sweep'):
         start, t = time.time(), train(df, r, s, seed, weights)
         pred = prediction_frame(df, s.valid, t.predict_proba(s.valid), t.labels)
-        rows.append(dict(recipe=r.name, recipe_hash=r.hash, arch=r.arch if r.model == 'cnn' else r.model, lr=r.lr, epochs=r.epochs, freeze_epochs=r.freeze_epochs,
-                         C=r.C, protocol=protocol, fold=fold, seed=seed, n_valid=len(s.valid), **{f'valid_{k}': round(v, 4) for k, v in metrics(pred).items()},
+        rows.append(dict(recipe=r.name, recipe_hash=r.hash, arch=r.arch if r.model == 'cnn' else r.model, size='-'.join(map(str, r.sizes)), lr=r.lr, bs=r.bs,
+                         dropout=r.dropout, epochs=r.epochs, freeze_epochs=r.freeze_epochs, C=r.C, protocol=protocol, fold=fold, seed=seed, n_valid=len(s.valid), **{f'valid_{k}': round(v, 4) for k, v in metrics(pred).items()},
                          valid_loss=round(float(-np.log(np.maximum(pred[t.labels].to_numpy()[np.arange(len(pred)), pred.truth.map(t.labels.index)], 1e-7)).mean()), 4),
                          seconds=round(time.time() - start, 1)))
         if file:

@@ -12,16 +12,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable
 
-# %% ../nbs/08_train.ipynb #674dd183
+# %% ../nbs/08_train.ipynb #549ed6b0
 import numpy as np
 import pandas as pd
 import torch
+from tqdm.auto import tqdm
 from fastai.callback.channelslast import ChannelsLast
 from fastai.callback.mixup import MixUp
 from fastai.vision.all import Callback, Learner, ProgressCallback
 
-# %% ../nbs/08_train.ipynb #bba4ead0
-from .core import Recipe, SerError, atomic_write, progress
+# %% ../nbs/08_train.ipynb #85d81df0
+from .core import Recipe, SerError, atomic_write, progress, short
 from .splits import Split
 
 # %% ../nbs/08_train.ipynb #e1adf22c
@@ -94,7 +95,7 @@ class Curves(Callback):
     @property
     def frame(self): return pd.DataFrame(self.rows, columns=['epoch', 'train_loss', 'train_clean_loss', 'valid_loss', 'valid_accuracy'])
 
-# %% ../nbs/08_train.ipynb #6f0b5acd
+# %% ../nbs/08_train.ipynb #6e3531f9
 class Checkpoint(Callback):
     "Every few minutes, what the rest of a training depends on."
     order = 90
@@ -112,7 +113,9 @@ class Checkpoint(Callback):
     def after_epoch(self):
         if len(_scores(self)) < 3 or self.learn.epoch == self.n_epoch - 1 or time.time() - self.last < self.seconds: return
         kept = dict(rows=self.curves.rows, model=self.model.state_dict(), opt=self.opt.state_dict()['state'], chance=_chance(self.dls))
-        with atomic_write(self.path) as tmp: torch.save(kept, tmp)
+        try:
+            with atomic_write(self.path) as tmp: torch.save(kept, tmp)
+        except (OSError, RuntimeError) as e: tqdm.write(f'{self.path} cannot be written ({short(e)}): the training goes on, but could not be taken up again if it were interrupted.')
         self.last = time.time()
     def restore(self, learn):
         "Put everything back; the schedule goes on by `start_epoch`."

@@ -56,6 +56,31 @@ def test_misuse_is_one_sentence(args, said, tmp_path):
     assert r.returncode == 2 and said in r.stderr and len(r.stderr.strip().splitlines()) == 1
 
 
+@pytest.mark.parametrize('args, said', [
+    (('--folds', '99'), 'paper has 0 to 0'), (('--seeds', '5-2'), 'write for instance'), (('--jobs', '0'), '--jobs 1 or more'),
+    (('--epochs', '-1'), 'give 1 or more'), (('--recipes', 'cnn_scratch', '--size', '0'), 'no image size'), (('--corpora', ','), 'no corpus is named'),
+    (('--results', 'full/results'), 'name another folder with --results')])
+def test_misuse_of_a_run_ends_before_the_training(voices, tmp_path, args, said):
+    (tmp_path/'full').write_text('a file where a folder should be')
+    r = sh('ser_run', '--corpora', voices, '--results', 'r', *args, cwd=tmp_path, SER_CACHE=tmp_path/'cache')
+    assert r.returncode == 2 and said in r.stderr and len(r.stderr.strip().splitlines()) == 1
+    assert not list(tmp_path.rglob('runs/*.json')) and not (tmp_path/'cache').exists()
+
+
+def test_what_cannot_be_written_is_one_sentence(voices, tmp_path):
+    (tmp_path/'full').write_text('a file where a folder should be')
+    assert sh('ser_run', '--corpora', voices, '--results', tmp_path/'r', SER_CACHE=tmp_path/'cache').returncode == 0
+    run = next((tmp_path/'r'/'runs').glob('*.json'))
+    for args in ('ser_card', run.stem, '--results', tmp_path/'r', '--out', 'full/card.md'), ('ser_reproduce', '--out', 'full/out'), ('ser_report', '--results', tmp_path/'r', '--out', 'full/out'):
+        r = sh(*args, cwd=tmp_path, SER_CACHE=tmp_path/'cache')
+        assert r.returncode == 2 and 'full' in r.stderr and len(r.stderr.strip().splitlines()) == 1
+
+
+def test_corpora_shows_what_is_there_and_names_all_that_is_missing(voices):
+    r = sh('ser_corpora', 'savee', voices, 'tess', SER_DATA=voices.parent)
+    assert r.returncode == 2 and 'hums' in r.stdout and 'SAVEE is not in' in r.stderr and 'TESS is not in' in r.stderr
+
+
 def test_export_answers_as_predict(voices, tmp_path):
     r = sh('ser_export', tmp_path/'model')
     assert r.returncode == 0 and {f.name for f in (tmp_path/'model').iterdir()} == {'model.onnx', 'settings.json', 'card.md', 'LICENSE', 'run.py'}

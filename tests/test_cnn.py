@@ -104,6 +104,22 @@ def test_refused_in_one_sentence(files, dls, tmp_path, monkeypatch):
     assert all(torch.equal(v, before[k]) for k, v in body.state_dict().items())              # whole or not at all
     assert not (tmp_path/'harmed').exists()
 
+@pytest.mark.parametrize('arch', ['efficientnet_b0', 'convnext_tiny', 'regnet_y_400mf', 'densenet121', 'xresnet18', 'xse_resnext18'])
+def test_any_architecture_of_torchvision_and_fastai(dls, arch, tmp_path):
+    learn = cnn.cnn_learner(dls(), arch)
+    assert learn.model.eval()(learn.dls.one_batch()[0]).shape == (4, 2)
+    state = cnn.find_arch(arch)().state_dict()
+    torch.save(state, tmp_path/'body.pth')
+    cnn.load_body(learn.model[0], arch, tmp_path/'body.pth')
+    assert torch.equal(next(iter(learn.model[0].state_dict().values())), next(iter(state.values())))
+
+@pytest.mark.parametrize('arch', ['vit_b_16', 'mobilenet_v2', 'googlenet'])
+def test_what_fastai_cannot_cut_is_one_sentence(dls, arch):
+    with pytest.raises(SerError, match=f'cannot cut {arch} into a body and a head'): cnn.cnn_learner(dls(), arch)
+
+def test_fastais_own_have_no_published_weights():
+    with pytest.raises(SerError, match='--weights FILE'): cnn.fetch_weights('xresnet34')
+
 def test_unknown_architectures():
     for arch in 'resnet35', 'os', '__doc__', 'resnet':
         for f in cnn.find_arch, cnn.fetch_weights:

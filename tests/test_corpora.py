@@ -1,5 +1,5 @@
 "Corpora: every published layout in small, every way in which one can be broken."
-import hashlib, io, re, shutil, threading, zipfile
+import hashlib, io, re, shutil, subprocess, sys, threading, time, zipfile
 from dataclasses import replace
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -259,6 +259,17 @@ def test_one_bad_clip_is_skipped_or_fatal(tmp_path, bad):
     assert describe(df).skipped.tolist() == [1] and '1436 clips of the 1440' in notes(df)
     with pytest.raises(SerError, match=f.name): load_corpus('ravdess', tmp_path, strict=True)
 
+def test_strange_names_in_a_folder_that_is_no_corpus_own(tmp_path):
+    clips(tmp_path, *RAVDESS, 'holiday.wav', 'Actor_02/03-01-09-01-01-01-02.wav')
+    df = load_corpus('ravdess', tmp_path, strict=True)                                   # they may be of something else
+    assert df['clip'].tolist() == IDS and '2 files left unread, with other names than its clips: ' in notes(df) and 'holiday.wav' in notes(df)
+
+@pytest.mark.parametrize('text', ['', 'ActorID,Age\n1001,51\n', '\0'])
+def test_cremad_with_a_broken_table_of_actors(tmp_path, text):
+    clips(tmp_path/'cremad'/'AudioWAV', '1001_DFA_ANG_XX.wav')
+    (tmp_path/'cremad'/'VideoDemographics.csv').write_text(text)
+    with pytest.raises(SerError, match='VideoDemographics.csv has no columns ActorID and Sex'): load_corpus('cremad', tmp_path)
+
 def test_nothing_but_bad_clips(tmp_path):
     (tmp_path/'ravdess').mkdir(); (tmp_path/'ravdess'/Path(RAVDESS[0]).name).write_text('version https://git-lfs.github.com/spec/v1')
     with pytest.raises(SerError, match='no usable clip of ravdess'): load_corpus('ravdess', tmp_path)
@@ -305,13 +316,14 @@ def test_damaged_zips(tmp_path):
 
 class Server(SimpleHTTPRequestHandler):
     "Serves ranges, or hangs up after `limit` bytes of each answer, or knows no ranges."
-    limit, ranges, asked = None, True, []
+    limit, ranges, asked, slow = None, True, [], False
     def do_GET(self):
         body = (Path(self.directory)/self.path[1:]).read_bytes()
         start = int(re.findall(r'\d+', self.headers['Range'])[0]) if self.ranges and self.headers['Range'] else 0
         self.asked.append(start)
         self.send_response(416 if start >= len(body) else 206 if start else 200)
         self.send_header('Content-Length', max(0, len(body) - start)); self.end_headers()
+        if self.slow: time.sleep(1)
         self.wfile.write(body[start:][:self.limit])
     def log_message(self, *args): pass
 
@@ -336,6 +348,16 @@ def test_download(tmp_path, server):
     assert not list((tmp_path/'data').glob('*.zip*'))
     download('ravdess', tmp_path/'data')
     assert server.asked == [0]
+
+def test_two_processes_fetch_the_same_file_once(tmp_path, server):
+    code = 'import sys, time; from pathlib import Path; from ser_fastai.archives import fetch\n' \
+           'Path(sys.argv[1]).touch()\nwhile not Path(sys.argv[2]).exists(): time.sleep(.01)\nfetch(sys.argv[3], Path(sys.argv[4]))'
+    server.slow = True
+    both = [subprocess.Popen([sys.executable, '-c', code, tmp_path/f'ready{i}', tmp_path/'go', server.url, tmp_path/'got.zip']) for i in range(2)]
+    while not all((tmp_path/f'ready{i}').exists() for i in range(2)): time.sleep(.01)
+    (tmp_path/'go').touch()
+    assert [p.wait(60) for p in both] == [0, 0]
+    assert server.asked == [0] and (tmp_path/'got.zip').read_bytes() == server.file.read_bytes()
 
 def test_what_is_there_is_not_downloaded(tmp_path, server):
     clips(tmp_path/'data'/'ravdess', *RAVDESS)

@@ -101,7 +101,7 @@ def script(tmp_path, corpus, body=''):
         from ser_fastai.core import Recipe
         d = Path({str(tmp_path)!r})
         built, read = [], F.read_audio
-        def slow(p, sr): built.append(p); time.sleep(.05); return read(p, sr)
+        def slow(p, sr): built.append(p); time.sleep(1 if (d/'slow').exists() else .05); return read(p, sr)
         F.read_audio = slow
         (d/f'ready{{sys.argv[1]}}').touch()
         while not (d/'go').exists(): time.sleep(.01)
@@ -128,7 +128,7 @@ def test_two_processes_at_once(corpus, tmp_path):
 @pytest.mark.parametrize('sig', ['SIGKILL', 'SIGINT'])
 def test_a_killed_build(corpus, tmp_path, sig):
     p = script(tmp_path, corpus)(0)
-    (tmp_path/'go').touch()
+    for f in 'slow', 'go': (tmp_path/f).touch()   # 12 s long, so that the signal comes in the middle on a busy machine too
     wait_for(lambda: list((tmp_path/'cache').rglob('*.tmp')))
     time.sleep(.1)
     p.send_signal(getattr(signal, sig)); p.wait(120)

@@ -177,6 +177,16 @@ def test_a_killed_training_goes_on(made, tmp_path, monkeypatch):
     assert seen == [0, 1, 1, 1, 2, 3] and not kept[0].exists()                                # passed over the first epoch, then trained three
     assert load_predictions(run, results=tmp_path/'cut').equals(load_predictions(whole, results=tmp_path/'whole'))
 
+@pytest.mark.parametrize('why', [OSError(28, 'No space left on device'), RuntimeError('PytorchStreamWriter failed writing file')])
+def test_a_full_cache_costs_the_checkpoint_and_not_the_training(made, tmp_path, monkeypatch, capsys, why):
+    df, d = made
+    def full(*args): raise why
+    monkeypatch.setattr(T.Checkpoint.__init__, '__defaults__', (0.,))
+    monkeypatch.setattr(T.torch, 'save', full)
+    run = X.run_one(df, small('cnn_scratch_aug', d, epochs=4, lr=2e-3), 'loso', results=tmp_path)
+    assert read_run(run, tmp_path)['status'] == 'done' and not list((d/'cache'/'checkpoints').glob('*'))
+    assert 'cannot be written' in ''.join(capsys.readouterr())
+
 def test_a_split_that_breaks_its_promise_does_not_start(made, tmp_path):
     df, _ = made
     wrong = df.assign(sha=df.sha.where(df.index != 3, df.sha[0]))                              # one recording under two speakers' names
