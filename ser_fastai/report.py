@@ -21,14 +21,14 @@ import PIL.Image as pil
 from fastcore.xml import (B, Body, Code, Div, Figcaption, Figure, H1, H2, H3, Head, Header, Html, Img, Li, Link, Main, Meta, P, Pre, Safe,
                           Section, Small, Span, Style, Table, Tbody, Td, Th, Thead, Title, Tr, Ul, to_xml)
 
-# %% ../nbs/11_report.ipynb #688e8967
+# %% ../nbs/11_report.ipynb #09e2a42f
 from .audio import read_audio, trim_silence
 from .compare import best_by_validation, comparisons, model_name
 from .core import Recipe, SerError, atomic_write, label_order, repo_path
 from .corpora import CORPORA, plot_classes
 from .evaluate import accuracy, counts, labels_of, plot_confusion, plot_curves, recall_by_class, resampled, uar
 from .features import clip_features, feature_settings, plot_log_mel
-from .results import (PAPER, RANDOM, load_clips, load_curves, load_predictions, load_runs, shared, show_table1, summarise,
+from .results import (FEW, PAPER, RANDOM, load_clips, load_curves, load_predictions, load_runs, shared, show_table1, summarise,
                                 table1, to_markdown)
 from .splits import PROTOCOLS
 
@@ -382,7 +382,12 @@ def table_html(
     why = [Li(f'{r.model}: {r.note}') for r in table[table.note.notna()].itertuples()]
     return [Div(Table(Thead(Tr(*heads), names), Tbody(*body)), cls='scroll', tabindex='0')] + ([P('Not run:'), Ul(*why)] if why else [])
 
-# %% ../nbs/11_report.ipynb #5b37f973
+# %% ../nbs/11_report.ipynb #78873a93
+def _interval(r, m, protocol):
+    "An interval in words, or why there is none."
+    if protocol not in RANDOM and r.n_speakers < FEW: return f'{_number(r.n_speakers, "speaker")}, too few for an interval,'
+    return f'95 % interval {100*r[f"{m}_lo"]:.0f} to {100*r[f"{m}_hi"]:.0f}'
+
 def headline(
     runs,                          # facts of runs, as `tested` gives them
     results=None,                  # the results folder
@@ -396,8 +401,7 @@ def headline(
         r = summarise(best, results, parts=['test']).iloc[0]
         tiles.append(Div(f'Speakers {_speakers(p)}', B(f'{r[m]:.1%}'),
                          'accuracy' if p in RANDOM else 'UAR, the mean recall of the emotions', ' (', Code(p), ' protocol)',
-                         P(Small(f'95 % interval {100*r[f"{m}_lo"]:.0f} to {100*r[f"{m}_hi"]:.0f} on {r.n_clips} test clips; '
-                                 f'{model_name(best.iloc[0])}, chosen on validation')), cls='tile'))
+                         P(Small(f'{_interval(r, m, p)} on {r.n_clips} test clips; {model_name(best.iloc[0])}, chosen on validation')), cls='tile'))
     return [Div(*tiles, cls='tiles') if tiles else P('Nothing has been run yet.')]
 
 def unseen_cost(

@@ -106,6 +106,108 @@ def test_bad_peers_are_refused(text, said, tmp_path):
     (tmp_path/'peers'/'luna.csv').write_text(text)
     with pytest.raises(SerError, match=said): C.load_peers('luna', tmp_path)
 
+def test_a_half_finished_seed_is_left_out(corpus, tmp_path):
+    lstm = Recipe('lstm', model='lstm', epochs=40)
+    save(tmp_path, corpus, SVM, .5)
+    save(tmp_path, corpus, lstm, .6)
+    save(tmp_path, corpus, lstm, .6, folds=[0], seeds=[1])               # a second seed has begun
+    t = C.gap_table(tmp_path, n_boot=20).set_index('recipe')
+    assert list(t.index) == ['svm', 'lstm'] and t.seeds['lstm'] == 1 and t.n_answers['lstm'] == len(corpus)
+    assert len(C.pairs_table('emobox', tmp_path, n_perm=50)) == 1
+    made = C.comparisons(tmp_path)
+    assert {'gap', 'pairs_emobox', 'calibration'} <= set(made)
+    for c in made.values(): C.plt.close(c.figure) if c.figure else None
+    runs = R.load_runs(tmp_path)
+    halves = runs[(runs.recipe == 'lstm') & ~((runs.seed == 0) & (runs.fold > 0)) | (runs.recipe == 'svm')]
+    assert set(C.complete_runs(halves, tmp_path).recipe) == {'svm'}      # two seeds, and neither is whole
+
+def test_two_variants_have_two_names_and_two_rows(corpus, tmp_path):
+    for epochs, right in ((40, .4), (50, .9)): save(tmp_path, corpus, Recipe('lstm', model='lstm', epochs=epochs), right)
+    for w in ('a@1', 'b@2'): save(tmp_path, corpus, Recipe('cnn_transfer', weights=w, epochs=30), .5)
+    for lr in (1e-3, 2e-3): save(tmp_path, corpus, Recipe('svm', model='svm', C=lr), .3)
+    t = C.gap_table(tmp_path, n_boot=20)
+    shown = C.show_gap(t)
+    assert len(t) == len(shown) == 6 and shown.system.is_unique and t.system.is_unique
+    names = set(shown.system)
+    assert {'BiLSTM, log-mel, 40 epochs', 'BiLSTM, log-mel, 50 epochs'} < names and sum('from a@1' in n or 'from b@2' in n for n in names) == 2
+    assert sum(n.startswith('SVM, mean MFCC, recipe ') for n in names) == 2
+    by = t.set_index('system').uar
+    assert by['BiLSTM, log-mel, 50 epochs'] > by['BiLSTM, log-mel, 40 epochs'] + .3    # nothing is pooled
+    pairs = C.pairs_table('emobox', tmp_path, n_perm=20)
+    assert len(pairs) == 15 and not pairs.duplicated(['system_a', 'system_b']).any()
+    assert C.calibration_table('emobox', tmp_path).system.is_unique
+    assert len(C.plot_gap(t).get_legend().get_texts()) == 7              # and guessing
+
+def test_pairs_on_the_folds_they_share(made):
+    t = C.pairs_table('emobox', made, n_perm=64, whole=False).set_index('system_b')
+    assert list(t.index) == ['BiLSTM, log-mel'] and t.system_a.iloc[0] == 'SVM, mean MFCC' and t.folds.iloc[0] == '0,1,2,3,4'
+    assert t.n_clips.iloc[0] == 10*30 and t.n_speakers.iloc[0] == 10     # two actors a fold
+    shown = C.show_differences(t.reset_index().assign(n_speakers=4), ('system_a', 'system_b', 'folds'))
+    assert shown['95 %'].tolist() == ['4 speakers']                      # too few for an interval
+
+def test_at_random_a_peer_meets_only_its_own_deal(corpus, tmp_path):
+    from ser_fastai.splits import split
+    def deal(recipe, seeds):
+        for s in seeds:
+            for f in range(10):
+                part = split(corpus, 'random10', f, s)
+                facts = dict(run=R.run_id(recipe, 'ravdess', 'random10', f, s), **R.recipe_facts(recipe), corpora='ravdess', test_corpora='ravdess', protocol='random10',
+                             fold=f, seed=s, n_params=1, n_train=9, seconds=1., device='cpu', versions={}, commit='')
+                R.save_run(facts, predict(corpus.iloc[part.test], 1 if s else .2, f), None, None, corpus, tmp_path)
+    deal(SVM, (0, 1))
+    deal(Recipe('lstm', model='lstm', epochs=9), (1,))                   # no seed 0: nothing to set beside a peer
+    (tmp_path/'peers').mkdir()
+    peer = corpus[['clip']].assign(truth=corpus.emotion, emocatcher=np.where(np.arange(len(corpus)) % 2, corpus.emotion, 'calm'))
+    peer.to_csv(tmp_path/'peers'/'random10.csv', index=False)
+    t = C.pairs_table('random10', tmp_path, n_perm=50)
+    beside = t[~t.b_ours]
+    assert list(beside.system_a) == ['SVM, mean MFCC'] and beside.a.iloc[0] < .5                  # the perfect seed 1 takes no part
+    assert beside.n_clips.iloc[0] == len(corpus) and beside.p_mcnemar_holm.iloc[0] < .05
+    assert t[t.b_ours].a.iloc[0] == 1 and (t.p_mcnemar_holm >= t.p_mcnemar).all() and 'McNemar, Holm' in C.show_differences(t)
+
+def test_a_wrong_truth_is_named_by_file_and_line(made, corpus, tmp_path):
+    import shutil
+    shutil.copytree(made, tmp_path/'r')
+    f = tmp_path/'r'/'peers'/'emobox.csv'
+    lines = f.read_text().splitlines()
+    clip, truth, *rest = lines[4].split(',')
+    wrong = 'sad' if truth == 'calm' else 'calm'
+    f.write_text('\n'.join([*lines[:4], ','.join([clip, wrong, *rest]), *lines[5:]]))
+    with pytest.raises(SerError, match=f'emobox.csv line 5: {clip} is "{wrong}" here, and in clips.csv it is "{truth}"'): C.systems('emobox', tmp_path/'r')
+    shutil.copy(made/'peers'/'emobox.csv', f)
+    run = R.load_runs(made).query('recipe == "svm"').run.iloc[0]
+    g = tmp_path/'r'/'predictions'/f'{run}.csv'
+    lines = g.read_text().splitlines()
+    clip, truth, *rest = lines[2].split(',')
+    g.write_text('\n'.join([*lines[:2], ','.join([clip, 'calm' if truth != 'calm' else 'sad', *rest]), *lines[3:]]) + '\n')
+    with pytest.raises(SerError, match=f'{run}.csv line 3: {clip}'): C.gap_table(tmp_path/'r', n_boot=9)
+
+def test_an_ablation_with_two_bases(made, corpus, tmp_path):
+    import shutil
+    shutil.copytree(made, tmp_path/'r')
+    save(tmp_path/'r', corpus, replace(BASE, lr=5e-3), .9)                                        # the same setting, fewer runs
+    big = dict(sizes=(96, 128), shares=(.75, .25), epochs=20)
+    save(tmp_path/'r', corpus, replace(BASE, **big), .9)
+    save(tmp_path/'r', corpus, replace(BASE, name='ablation-mixup', mixup=.1, **big), .3)
+    save(tmp_path/'r', corpus, replace(BASE, name='ablation+standardise', standardise='speaker', epochs=7), .3)   # a setting without a base
+    t = C.ablation_table(tmp_path/'r', n_perm=200)
+    assert t.setting.nunique() == 2 and len(t) == 3 and len(t.attrs['left_out']) == 2
+    assert t.set_index(['setting', 'change']).difference['squeezenet1_1, 128 px, 20 epochs', '-mixup'] < -.3
+    old = C.ablation_table(made, n_perm=200).set_index('change').difference
+    assert t[t.setting != 'squeezenet1_1, 128 px, 20 epochs'].set_index('change').difference.to_dict() == old.to_dict()
+    assert list(C.show_ablation(t))[:3] == ['setting', 'change', 'transductive']
+    there = C.comparisons(tmp_path/'r')
+    assert len(there['ablation'].table) == 3 and 'transductive' in there['ablation'].shown
+    for c in there.values(): C.plt.close(c.figure) if c.figure else None
+
+def test_the_conclusion_follows_the_table(made):
+    t = C.ablation_table(made, n_perm=500)
+    help, hurt, same = C.conclude(t).splitlines()
+    d = t.set_index('change')
+    assert f'1 of 2 changes help: `+noise` +{100*d.difference["+noise"]:.1f} points' in help and '`-mixup`' in same and hurt == '- 0 of 2 changes hurt.'
+    worse = C.conclude(t.assign(difference=-t.difference))
+    assert '1 of 2 changes hurt: `+noise` −' in worse and 'transductive' in C.conclude(t.assign(transductive=True))
+
 def test_card_of_a_run(made):
     runs = R.load_runs(made)
     page = run_card(runs.run[runs.recipe == 'svm'].iloc[0], made)

@@ -325,6 +325,39 @@ def test_gap_uses_one_draw_for_all_groups(rng):
     b = b.assign(clip=a['clip'])  # two sentences are two systems on the same occasions
     assert found[3:] == pytest.approx(paired_bootstrap(a, b, who[::2], accuracy))
 
+def test_reliability_intervals_count_clips(rng):
+    pred = predictions(rng)
+    def ends(p):
+        ax = plot_reliability({'made up': p})
+        found = [y for (_, a), (_, b) in ax.collections[0].get_segments() for y in (a, b)]
+        matplotlib.pyplot.close('all')
+        return found
+    assert ends(pd.concat([pred]*5, ignore_index=True)) == pytest.approx(ends(pred))
+    once = pred.drop_duplicates('clip')
+    want = [y for r in reliability(once).itertuples() for y in wilson(r.accuracy*r.n, r.n)]
+    assert ends(once) == pytest.approx(want)
+
+def test_as_many_colours_as_models():
+    from ser_fastai.evaluate import COLORS, MARKERS
+    assert len(set(COLORS)) == len(COLORS) == len(set(MARKERS)) >= 8
+
+def test_shuffled_gap_is_what_chance_gives(rng):
+    from ser_fastai.evaluate import shuffled_gap
+    pred = predictions(rng).drop_duplicates('clip').reset_index(drop=True)
+    lots = [gap(pred, pred.groupby('truth').cumcount().to_numpy() % 2, pred['clip'], n_boot=2).difference]
+    by = pred.groupby('truth').cumcount().to_numpy() % 2
+    for seed in range(200):
+        r, dealt = np.random.default_rng([seed, 7]), by.copy()
+        for t in pred.truth.unique():
+            i = np.flatnonzero(pred.truth == t)
+            dealt[i] = dealt[r.permutation(i)]
+        lots.append(gap(pred, dealt, pred['clip'], n_boot=2).difference)
+    assert shuffled_gap(pred, by, pred['clip']) == pytest.approx(np.mean(lots), rel=.25)
+    five = pd.concat([pred]*5, ignore_index=True)                                  # more answers to the same clips are no more clips
+    assert shuffled_gap(five, np.tile(by, 5), five['clip']) == pytest.approx(shuffled_gap(pred, by, pred['clip']))
+    sure = pred.assign(**{e: (pred.truth == e).astype(float) for e in pred if e not in ('clip', 'truth')})
+    assert shuffled_gap(sure, by, sure['clip']) == 0
+
 def test_plots(rng):
     pred = predictions(rng)
     assert 'neutral' in plot_confusion(pred).get_yticklabels()[0].get_text()

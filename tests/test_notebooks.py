@@ -34,6 +34,7 @@ def test_outputs_are_fit_to_publish(name):
     text = json.dumps(outputs(name))
     assert not [o for o in outputs(name) if o['output_type'] == 'error' or o.get('name') == 'stderr']
     assert not [p for p in (REPO, Path.home()) if f'{p}/' in text + ''.join(map(source, cells(name)))]
+    assert not re.search(r'["> ]/tmp/', text)
     assert 'it/s]' not in text and 'application/vnd.jupyter.widget-view+json' not in text
 
 

@@ -66,6 +66,10 @@ def test_page_stands_by_itself(page, made):
     assert '<meta name="viewport"' in text and 'prefers-color-scheme: dark' in text and 'alt="' in text
     assert str(page.parent) not in text and str(made) not in text
 
+def test_no_interval_over_four_speakers(page):
+    tiles = page.read_text().split('class="tiles"')[1].split('</section>')[0]
+    assert tiles.count('95 % interval') == 1 and '4 speakers, too few for an interval' in tiles
+
 def test_same_bytes_twice(page, made, tmp_path):
     P.write_report(made, tmp_path)
     a, b = ({f.name: f.read_bytes() for f in d.iterdir()} for d in (tmp_path, page.parent))

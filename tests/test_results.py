@@ -147,6 +147,17 @@ def test_table1_compares_on_shared_splits(corpus, tmp_path):
     md = R.to_markdown(text.reset_index())
     assert len(md.splitlines()) == 8 and len({line.count('|') for line in md.splitlines()}) == 1
 
+def test_no_interval_over_a_few_speakers(corpus, tmp_path):
+    df = corpus[corpus.corpus == 'ravdess']
+    save(df, tmp_path)
+    for fold in range(4): save(df[df.speaker == f'ravdess/{fold}'], tmp_path, n=8, fold=fold, protocol='emobox')
+    t = R.table1(tmp_path)
+    t = t[t.recipe == 'svm']
+    assert t.emobox_n_speakers.iloc[0] == 4 < R.FEW and t.emobox_uar_lo.notna().all()    # the numbers keep it
+    few, many = (R.show_table1(x).iloc[0] for x in (t, t.assign(emobox_n_speakers=R.FEW)))
+    for col in ('`emobox` UAR', '`emobox` macro F1'): assert '(' not in few[col] and '(' in many[col] and many[col].startswith(few[col])
+    assert '(' in few['`paper` accuracy']                                               # clips are drawn there, not speakers
+
 def test_nothing_run_yet(tmp_path):
     t = R.table1(tmp_path)
     assert t.recipe.tolist() == list(R.PAPER) and set(R.show_table1(t)['`paper` accuracy']) == {'not run'}
