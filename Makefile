@@ -42,7 +42,7 @@ test: $(STAMP) ## library and notebooks in step, every notebook, every test (off
 	@echo "Every notebook, but for its slow cells:"
 	@$(OFFLINE) $(LIMIT) $(BIN)/nbdev_test --n_workers 2 --do_print --timing
 	@echo "Every test:"
-	@$(OFFLINE) $(LIMIT) $(BIN)/python -m pytest -rs -n 2 --dist loadfile
+	@$(OFFLINE) $(LIMIT) $(BIN)/python -m pytest -rs -n 2 --dist loadfile --no-loadscope-reorder
 
 reproduce: $(STAMP) ## the paper's experiment: on the embedded corpus, or at full size with DATA=DIR [CORPORA=ravdess,savee]
 	@MPLBACKEND=Agg $(BIN)/ser_reproduce $(if $(DATA),--data "$(DATA)" --corpora $(CORPORA)) $(ARGS)

@@ -7,6 +7,8 @@ import pandas as pd
 import pytest
 import soundfile as sf
 
+from ser_fastai import cli
+
 BIN = Path(sys.executable).parent
 COMMANDS = 'ser_download ser_corpora ser_run ser_reproduce ser_report ser_card ser_predict ser_export ser_app'.split()
 
@@ -57,23 +59,27 @@ def test_misuse_is_one_sentence(args, said, tmp_path):
 
 
 @pytest.mark.parametrize('args, said', [
-    (('--folds', '99'), 'paper has 0 to 0'), (('--seeds', '5-2'), 'write for instance'), (('--jobs', '0'), '--jobs 1 or more'),
-    (('--epochs', '-1'), 'give 1 or more'), (('--recipes', 'cnn_scratch', '--size', '0'), 'no image size'), (('--corpora', ','), 'no corpus is named'),
-    (('--results', 'full/results'), 'name another folder with --results')])
-def test_misuse_of_a_run_ends_before_the_training(voices, tmp_path, args, said):
+    (dict(folds='99'), 'paper has 0 to 0'), (dict(seeds='5-2'), 'write for instance'), (dict(jobs=0), '--jobs 1 or more'), (dict(epochs=-1), 'give 1 or more'),
+    (dict(recipes='cnn_scratch', size='0'), 'no image size'), (dict(corpora=','), 'no corpus is named'), (dict(results='full/results'), 'name another folder with --results')])
+def test_misuse_of_a_run_ends_before_the_training(voices, tmp_path, monkeypatch, capsys, args, said):
+    monkeypatch.chdir(tmp_path); monkeypatch.setenv('SER_CACHE', str(tmp_path/'cache'))
     (tmp_path/'full').write_text('a file where a folder should be')
-    r = sh('ser_run', '--corpora', voices, '--results', 'r', *args, cwd=tmp_path, SER_CACHE=tmp_path/'cache')
-    assert r.returncode == 2 and said in r.stderr and len(r.stderr.strip().splitlines()) == 1
+    with pytest.raises(SystemExit, match='2'): cli.ser_run(**(dict(corpora=str(voices), results='r') | args))
+    told = capsys.readouterr().err
+    assert said in told and len(told.strip().splitlines()) == 1
     assert not list(tmp_path.rglob('runs/*.json')) and not (tmp_path/'cache').exists()
 
 
-def test_what_cannot_be_written_is_one_sentence(voices, tmp_path):
+def test_what_cannot_be_written_is_one_sentence(voices, tmp_path, monkeypatch, capsys):
+    monkeypatch.delenv('SER_DATA', raising=False); monkeypatch.chdir(tmp_path); monkeypatch.setenv('SER_CACHE', str(tmp_path/'cache'))
     (tmp_path/'full').write_text('a file where a folder should be')
-    assert sh('ser_run', '--corpora', voices, '--results', tmp_path/'r', SER_CACHE=tmp_path/'cache').returncode == 0
+    cli.ser_run(corpora=str(voices), results='r')
     run = next((tmp_path/'r'/'runs').glob('*.json'))
-    for args in ('ser_card', run.stem, '--results', tmp_path/'r', '--out', 'full/card.md'), ('ser_reproduce', '--out', 'full/out'), ('ser_report', '--results', tmp_path/'r', '--out', 'full/out'):
-        r = sh(*args, cwd=tmp_path, SER_CACHE=tmp_path/'cache')
-        assert r.returncode == 2 and 'full' in r.stderr and len(r.stderr.strip().splitlines()) == 1
+    for command in (lambda: cli.ser_card(run.stem, results='r', out='full/card.md'), lambda: cli.ser_reproduce(out='full/out'), lambda: cli.ser_report(results='r', out='full/out')):
+        capsys.readouterr()
+        with pytest.raises(SystemExit, match='2'): command()
+        told = capsys.readouterr().err
+        assert 'full' in told and len(told.strip().splitlines()) == 1
 
 
 def test_corpora_shows_what_is_there_and_names_all_that_is_missing(voices):
