@@ -23,7 +23,7 @@ from joblib import cpu_count
 from .core import SerError, data_path, known, need, progress, repo_path, results_path, short
 from .corpora import CORPORA, class_table, describe, download, load_any, load_corpus
 
-# %% ../nbs/60_cli.ipynb #b7690502
+# %% ../nbs/60_cli.ipynb #ec6404f1
 try: from fastcore.script import Param                          # fastcore 1, which nbdev 2 needs
 except ImportError:                                             # fastcore 2, which newer versions of fastai need
     def Param(help, type, **options): return Annotated[type, help, options]
@@ -36,9 +36,7 @@ def command(f):
         except SerError as e: sys.exit(_say(e, 2))
         except KeyboardInterrupt: sys.exit(_say('interrupted; what was finished is kept', 130))
         except BrokenPipeError: sys.exit(141)
-        except OSError as e:
-            if not e.filename: raise
-            sys.exit(_say(f'{e.filename} cannot be used ({e.strerror}): check the name, or choose another.', 2))
+        except OSError as e: sys.exit(_say(f'{e.filename or "a file"} cannot be used ({e.strerror}): check the name, or choose another.', 2))
     return call_parse(run)
 
 def _say(message, status):

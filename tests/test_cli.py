@@ -62,7 +62,7 @@ def test_misuse_is_one_sentence(args, said, tmp_path):
     (dict(folds='99'), 'paper has 0 to 0'), (dict(seeds='5-2'), 'write for instance'), (dict(jobs=0), '--jobs 1 or more'), (dict(epochs=-1), 'give 1 or more'),
     (dict(recipes='cnn_scratch', size='0'), 'no image size'), (dict(corpora=','), 'no corpus is named'), (dict(results='full/results'), 'name another folder with --results')])
 def test_misuse_of_a_run_ends_before_the_training(voices, tmp_path, monkeypatch, capsys, args, said):
-    monkeypatch.chdir(tmp_path); monkeypatch.setenv('SER_CACHE', str(tmp_path/'cache'))
+    monkeypatch.chdir(tmp_path); monkeypatch.setenv('SER_CACHE', str(tmp_path/'cache')); monkeypatch.setenv('SER_QUIET', '1')
     (tmp_path/'full').write_text('a file where a folder should be')
     with pytest.raises(SystemExit, match='2'): cli.ser_run(**(dict(corpora=str(voices), results='r') | args))
     told = capsys.readouterr().err
@@ -71,7 +71,7 @@ def test_misuse_of_a_run_ends_before_the_training(voices, tmp_path, monkeypatch,
 
 
 def test_what_cannot_be_written_is_one_sentence(voices, tmp_path, monkeypatch, capsys):
-    monkeypatch.delenv('SER_DATA', raising=False); monkeypatch.chdir(tmp_path); monkeypatch.setenv('SER_CACHE', str(tmp_path/'cache'))
+    monkeypatch.delenv('SER_DATA', raising=False); monkeypatch.chdir(tmp_path); monkeypatch.setenv('SER_CACHE', str(tmp_path/'cache')); monkeypatch.setenv('SER_QUIET', '1')
     (tmp_path/'full').write_text('a file where a folder should be')
     cli.ser_run(corpora=str(voices), results='r')
     run = next((tmp_path/'r'/'runs').glob('*.json'))
