@@ -76,17 +76,17 @@ def ser_corpora(
     if lost: print(*lost, sep='\n')
     if len(lost) == len(asked): print(f'No corpus in {data_path(data)}.')
 
-# %% ../nbs/60_cli.ipynb #83ff6dbd
+# %% ../nbs/60_cli.ipynb #8efd75fd
 def _names(s, registry, what): return [known(n.strip(), registry, what) for n in s.split(',')]
 
 def _numbers(
     s: str # e.g. "0-4" or "0,2"
 ) -> list:
     "Whole numbers from a list of ranges."
-    try: ends = [[int(n) for n in part.split('-')] for part in str(s).split(',')]
-    except ValueError: ends = [[1, 0]]
-    if any(e[0] > e[-1] for e in ends): raise SerError(f'"{s}" is no list of whole numbers: write for instance 0-4 or 0,2.')
-    return [n for e in ends for n in range(e[0], e[-1] + 1)]
+    try: ranges = [range(e[0], e[-1] + 1) for e in ([int(n) for n in part.split('-')] for part in str(s).split(','))]
+    except ValueError: ranges = []
+    if not ranges or not all(ranges): raise SerError(f'"{s}" is no list of whole numbers: write for instance 0-4 or 0,2.')
+    return [n for r in ranges for n in r]
 
 # %% ../nbs/60_cli.ipynb #f5a420a5
 def chosen_recipes(
