@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['THRESHOLD', 'CSS', 'CAM', 'OCCLUSION', 'EXAMPLES', 'OFFLINE', 'CANNOT', 'START', 'FONT', 'in_a_line', 'bars', 'clock',
-           'course', 'show', 'check_length', 'plain_name', 'upload_routes', 'files_alone', 'visit', 'example_clips',
-           'build_app', 'check_port', 'serving', 'serve']
+           'course', 'telling', 'show', 'check_length', 'plain_name', 'sweep', 'upload_routes', 'files_alone', 'visit',
+           'example_clips', 'build_app', 'check_port', 'serving', 'serve']
 
-# %% ../nbs/52_app.ipynb #6fc051d1
+# %% ../nbs/52_app.ipynb #9e0a98e6
 import base64, io, json, os, re, shutil, signal, socket, tempfile, threading, time
 from contextlib import contextmanager, suppress
+from copy import copy
 from html import escape
 from pathlib import Path
 from unittest.mock import patch
@@ -20,18 +21,18 @@ import soundfile as sf
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-# %% ../nbs/52_app.ipynb #63a9cb91
+# %% ../nbs/52_app.ipynb #8a25c6db
 from .audio import open_audio
-from .bundles import UNCERTAIN
+from .bundles import UNCERTAIN, leaves
 from .cards import in_short
-from .core import Recipe, SerError, need
+from .core import SerError, need
 from .evaluate import COLORS
 from .interpret import PLAYER_JS, explain, player
 from .predict import Predictor, answer, load_bundle, plot_timeline, segments
 from .synth import make_clip
 
-# %% ../nbs/52_app.ipynb #8ce80f80
-THRESHOLD = .3  # an answer less sure than this is "uncertain"
+# %% ../nbs/52_app.ipynb #c2a5bcf8
+THRESHOLD = .3  # of the page: an answer less sure than this is "uncertain"
 
 def in_a_line(
     probs: pd.Series,            # label -> probability
@@ -51,18 +52,22 @@ def bars(
     rows = (row(escape(str(k)), 100*v, 100*v) for k, v in probs.sort_values(ascending=False, kind='stable').items())
     return f'<table class="ser-bars" aria-label="Probability of each emotion">{"".join(rows)}</table>'
 
-# %% ../nbs/52_app.ipynb #6779cfa3
+# %% ../nbs/52_app.ipynb #4112d75b
 CSS = f'''
 .gradio-container {{ max-width: 1120px !important; margin: 0 auto !important; }}
-#halves {{ gap: 1.2rem 2.4rem; }}
+.gradio-container .main {{ padding-inline: clamp(1rem, 4vw, 2rem) !important; }}
+#halves {{ display: grid; grid-template: "in out" auto "more out" 1fr / minmax(0, 2fr) minmax(0, 3fr); gap: 1.2rem 2.4rem; }}
+#in {{ grid-area: in; }}
+#out {{ grid-area: out; }}
+#more {{ grid-area: more; }}
 .gradio-container .html-container {{ padding: 0 !important; }}
 #examples {{ display: grid; grid-template-columns: 1fr 1fr; gap: .5rem; }}
 footer .divider {{ display: none; }}
 #recording {{ contain: inline-size; }}   /* else a waveform that is drawn anew widens a phone's page for a moment, again and again */
-.ser h1 {{ font-size: 1.9rem; font-weight: 650; margin: .4rem 0 .2rem; letter-spacing: -.01em; }}
+.ser h1 {{ font-size: 1.9rem; font-weight: 650; margin: .4rem 0 .2rem; letter-spacing: -.01em; line-height: 1.2; }}
 .ser h2 {{ font-size: 1.6rem; font-weight: 650; margin: 0 0 .6rem; }}
 .ser h3 {{ font-size: 1rem; font-weight: 600; margin: 1.4rem 0 .4rem; }}
-.ser p {{ margin: .3rem 0; line-height: 1.5; }}
+.ser p {{ margin: .3rem 0; line-height: 1.5; max-width: 52rem; text-wrap: pretty; }}
 .ser .ser-quiet {{ color: #5a6068; }}
 .dark .ser .ser-quiet {{ color: #a9b0b8; }}
 .ser .ser-wait {{ border: 2px dashed var(--border-color-primary, #ccc); border-radius: 8px; padding: 3.2rem 1rem; text-align: center; }}
@@ -78,14 +83,21 @@ footer .divider {{ display: none; }}
 .ser tr:first-child td.ser-bar div {{ background: {COLORS[0]}; }}
 .ser table.ser-bars tr:first-child {{ font-weight: 600; }}
 .ser table.ser-bars tr:first-child th {{ font-weight: 600; }}
+#card button span {{ text-align: left; }}
+@media (max-width: 700px) {{   /* a phone: the answer stands right under the recording */
+  #halves {{ grid-template: "in" auto "out" auto "more" auto / minmax(0, 1fr); }}
+  .ser h1 {{ font-size: 1.45rem; }}
+  .ser h2 {{ font-size: 1.4rem; }}
+  .ser .ser-wait {{ padding: 1.4rem 1rem; }}
+}}
 '''
 
-# %% ../nbs/52_app.ipynb #82ec46dd
+# %% ../nbs/52_app.ipynb #0dc4e7d7
 def clock(
     seconds: float
 ) -> str: # e.g. "2:05"
     "A time in a recording."
-    return '{}:{:02d}'.format(*divmod(round(seconds), 60))
+    return '{}:{:02d}'.format(*divmod(int(seconds), 60))
 
 def _picture(fig, alt):
     file = io.BytesIO()
@@ -97,7 +109,7 @@ def course(
     threshold: float = THRESHOLD # less sure than this is "uncertain"
 ) -> str:                        # HTML
     "The answers of a long recording, drawn, and as a list to unfold."
-    with rc_context({'font.size': 13}):   # to be read on a phone
+    with rc_context({'font.size': 14}):   # to be read on a phone
         plot_timeline(timeline, threshold, (fig := Figure(figsize=(7, 3), layout='constrained')).add_subplot())
         picture = _picture(fig, 'The probability of each emotion over time')
     parts = segments(timeline, threshold)
@@ -106,26 +118,43 @@ def course(
     return (f'<h3>From beginning to end</h3>{picture}<p class="ser-quiet">Darker is likelier; the line is the answer.</p>'
             f'<details><summary>The same as a list of {len(rows)}</summary>{rows.to_html(index=False, border=0)}</details>')
 
-# %% ../nbs/52_app.ipynb #1d985fd0
+# %% ../nbs/52_app.ipynb #3e421938
+def telling(
+    p: Predictor,
+    path,        # a recording
+    tell         # is called with the share of the recording that is heard, 0 to 1
+) -> Predictor:  # answers as `p` does
+    "A predictor that tells how far it has come in a recording."
+    with open_audio(path) as f: seconds = f.frames/f.samplerate
+    def windows(audio, sr=None):
+        for start, x in p.windows(audio, sr):
+            if start: tell(min(start/p.sr/seconds, 1.))   # what is heard as a whole needs no bar
+            yield start, x
+    told = copy(p)
+    told.windows = windows
+    return told
+
+# %% ../nbs/52_app.ipynb #30609f01
 CAM = 'In red: the parts that spoke for <b>{}</b> (Grad-CAM).'
 OCCLUSION = 'In red: the moments without which <b>{}</b> would be less likely; in blue, more likely.'
 
 def show(
     p: Predictor,
-    path,                        # a recording
-    threshold: float = THRESHOLD # less sure than this is "uncertain"
-) -> str:                        # HTML, but for the script of the player
+    path,                         # a recording
+    threshold: float = THRESHOLD, # less sure than this is "uncertain"
+    tell=lambda share: None       # as for `telling`
+) -> str:                         # HTML, but for the script of the player
     "All that the page answers."
-    timeline = p.timeline(path)
+    timeline = telling(p, path, tell).timeline(path)
     probs, long = timeline[p.labels].mean(), len(timeline) > 1
-    best, recipe = probs.idxmax(), p.models[0][1] if p.models else Recipe('onnx', sr=p.sr)
+    best, recipe = probs.idxmax(), leaves(p.info)[0][1]
     surest, sr = timeline.loc[timeline[best].idxmax()], sf.info(path).samplerate
     part = sf.read(path, start=round(surest.start*sr), stop=round(surest.end*sr), dtype='float32')[0]
     x, S, heat = explain(p, part, sr, label=best)
-    with rc_context({'font.size': 13}):
+    with rc_context({'font.size': 14, 'ytick.labelsize': 'small'}):
         heard = player(x, recipe.sr, S, heat, Path(path).name, recipe.hop_length, fmax=recipe.fmax).data.partition('<script>')[0]
     heading = f'Where it is surest, {clock(surest.start)} to {clock(surest.end)}' if long else 'What was heard'
-    red = (CAM if recipe.model == 'cnn' and len(p.models) == 1 else OCCLUSION).format(escape(best))
+    red = (OCCLUSION if (heat == heat[0]).all() else CAM).format(escape(best))   # silenced moments are the same in all bands
     return f'''<div class="ser"><h2>{escape(in_a_line(probs, threshold))}</h2>
 {'<p class="ser-quiet">The average over the whole recording.</p>' if long else ''}{bars(probs)}
 <h3>{heading}</h3>
@@ -150,7 +179,17 @@ def plain_name(
     "The harmless part of a file's name."
     return re.sub(r'[^\w.\- ]', '_', Path(name or '').name).strip(' .')[-80:] or 'recording'
 
-# %% ../nbs/52_app.ipynb #0eea242f
+# %% ../nbs/52_app.ipynb #a8ea78ea
+def sweep(
+    folder,        # where uploads lie
+    unasked: float # what was sent more than so many seconds ago goes
+):
+    "Delete uploads that nobody asked about."
+    for old in Path(folder).glob('upload-*'):
+        with suppress(FileNotFoundError):    # it just had its answer
+            if time.time() - old.stat().st_mtime > unasked: shutil.rmtree(old, ignore_errors=True)
+
+# %% ../nbs/52_app.ipynb #faeaee4e
 def upload_routes(
     folder,      # where uploads lie
     max_mb: float# largest upload, MB
@@ -159,20 +198,14 @@ def upload_routes(
     from starlette.concurrency import run_in_threadpool
     from starlette.responses import JSONResponse, PlainTextResponse
     from starlette.routing import Route
-    def sweep():
-        "What was sent and never asked about goes after ten minutes."
-        for old in Path(folder).glob('upload-*'):
-            with suppress(FileNotFoundError):    # it just had its answer
-                if time.time() - old.stat().st_mtime > 600: shutil.rmtree(old, ignore_errors=True)
     async def upload(request):
         size = request.headers.get('content-length', '')
         if not size.isdecimal() or int(size) > max_mb*2**20 + 2000:   # what surrounds the file in the request
             return PlainTextResponse(f'The file is too large: this page takes up to {max_mb:g} MB.', 413)
-        await run_in_threadpool(sweep)
         async with request.form(max_files=1, max_fields=5) as form:
             if not hasattr(file := form.get('files'), 'filename'): return PlainTextResponse('There is no file.', 400)
             path = Path(tempfile.mkdtemp(dir=folder, prefix='upload-'))/plain_name(file.filename)
-            await run_in_threadpool(lambda: path.write_bytes(file.file.read()))
+            with open(path, 'wb') as f: await run_in_threadpool(shutil.copyfileobj, file.file, f)
         return JSONResponse([str(path)])
     async def done(request): return PlainTextResponse('data: {"msg": "done"}\n\n', media_type='text/event-stream')
     return [Route('/gradio_api/upload', upload, methods=['POST']), Route('/gradio_api/upload_progress', done)]
@@ -227,7 +260,7 @@ def example_clips(
     for name, path in paths.items(): sf.write(path, make_clip(EXAMPLES[name]), 16000)
     return paths
 
-# %% ../nbs/52_app.ipynb #23319f29
+# %% ../nbs/52_app.ipynb #09019d95
 OFFLINE = "default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'"
 CANNOT = 'It hears how a voice sounds; what a person feels, nobody can hear for certain.'
 START = '<div class="ser"><div class="ser-wait ser-quiet">The answer appears here.</div></div>'
@@ -242,10 +275,12 @@ def build_app(
 ):                              # `gr.Blocks`
     "The page."
     gr = need('gradio', 'app')
-    def on_page(path):
+    limits = (f'Up to {max_minutes:g} minutes and {max_mb:g} MB, wav, flac, mp3 or ogg. The file is deleted as soon as it has its answer.'
+              + f' An answer that is less than {100*threshold:.3g} % sure is called uncertain.'*(threshold > 0))
+    def on_page(path, progress=gr.Progress()):
         if path is None: return START
         try:
-            with visit(path, max_minutes): return show(p, path, threshold)
+            with visit(path, max_minutes): return show(p, path, threshold, lambda share: progress(share, desc='Listening'))
         except SerError as e: return f'<div class="ser" role="alert"><h2>No answer</h2><p>{escape(str(e))}</p></div>'
     def predict(audio):
         try:
@@ -255,29 +290,28 @@ def build_app(
 
     gr.set_static_paths([folder])
     run = f'const ready = () => {{{PLAYER_JS}}}; ready(); watch("value", ready);'
-    with gr.Blocks(title='Speech emotion recognition', analytics_enabled=False, delete_cache=(60, 600)) as app:
-        gr.HTML(f'<div class="ser"><h1>Which emotion does a voice show?</h1><p class="ser-quiet">{escape(in_short(p.info))} {CANNOT}</p></div>')
+    with gr.Blocks(title='Speech emotion recognition', analytics_enabled=False) as app:
+        gr.HTML(f'<div class="ser"><h1>Which emotion does a voice show?</h1><p class="ser-quiet">{escape(in_short(p.info)).replace(" %", "&nbsp;%")} {CANNOT}</p></div>')
         with gr.Row(elem_id='halves'):
-            with gr.Column(scale=2, min_width=300):
+            with gr.Column(elem_id='in'):
                 recording = gr.Audio(type='filepath', label='A recording', editable=False, buttons=[], elem_id='recording',
                                      waveform_options=dict(waveform_color='#9aa5b1', waveform_progress_color=COLORS[0]))
+            with gr.Column(elem_id='out'): out = gr.HTML(START, js_on_load=run, elem_id='answer')
+            with gr.Column(elem_id='more'):
                 gr.HTML('<div class="ser"><p class="ser-quiet">Or try a synthetic clip:</p></div>')
                 with gr.Row(elem_id='examples'):
                     for name, path in example_clips(folder).items():
                         clip = gr.Button(name, size='sm', min_width=100)
                         clip.click(lambda path=str(path): path, None, recording, api_visibility='private', queue=False)
-                gr.HTML(f'<div class="ser"><p class="ser-quiet">Up to {max_minutes:g} minutes and {max_mb:g} MB, wav, flac, mp3 or ogg. '
-                        'The file is deleted as soon as it has its answer.</p></div>')
-            with gr.Column(scale=3, min_width=300):
-                out = gr.HTML(START, js_on_load=run, elem_id='answer')
-        with gr.Accordion('What the model is, its scores, limits and licence', open=False): gr.Markdown(p.card)
+                gr.HTML(f'<div class="ser"><p class="ser-quiet">{limits}</p></div>')
+        with gr.Accordion('What the model is, its scores, limits and licence', open=False, elem_id='card'): gr.Markdown(p.card)
         share = dict(concurrency_id='model', concurrency_limit=1)
         recording.change(on_page, recording, out, api_visibility='private', show_progress_on=out, **share)
         program = gr.Button(visible=False)   # an endpoint hangs on something that can be clicked
         program.click(predict, recording, gr.JSON(visible=False), api_name='predict', api_description=Predictor.predict.__doc__, **share)
     return app.queue(max_size=64)
 
-# %% ../nbs/52_app.ipynb #e19d445a
+# %% ../nbs/52_app.ipynb #2c32818d
 def check_port(
     host: str,
     port: int
@@ -290,33 +324,42 @@ def check_port(
 @contextmanager
 def serving(
     p: Predictor,
-    host: str = '127.0.0.1',  # who can reach the page: this computer alone; 0.0.0.0 is everyone
+    host: str = '127.0.0.1',     # who can reach the page: this computer alone; 0.0.0.0 is everyone
     port: int = 7860,
-    max_mb: float = 50,       # largest upload, MB
-    max_minutes: float = 10., # longest recording
-    open: bool = False        # open a browser
-):                            # yields the address and the folder of uploads
+    max_mb: float = 50,          # largest upload, MB
+    max_minutes: float = 10.,    # longest recording
+    threshold: float = THRESHOLD,# an answer less sure than this, 0 to 1, is "uncertain"
+    unasked: float = 1800,       # an upload that got no answer goes after so many seconds
+    open: bool = False           # open a browser
+):                               # yields the address and the folder of uploads
     "The page, while the block lasts; its files are gone afterwards."
     check_port(host, port)
+    if not 0 <= threshold <= 1: raise SerError(f'the threshold {threshold:g} is no probability: name one from 0 to 1.')
     with tempfile.TemporaryDirectory(prefix='ser_app.') as d, patch.dict(os.environ, GRADIO_TEMP_DIR=f'{d}/uploads', GRADIO_ANALYTICS_ENABLED='False'):
         uploads, clips = Path(d)/'uploads', Path(d)/'clips'
         uploads.mkdir(), clips.mkdir()
-        gr, app = need('gradio', 'app'), build_app(p, clips, max_mb, max_minutes)
+        gr, app = need('gradio', 'app'), build_app(p, clips, max_mb, max_minutes, threshold)
         from starlette.middleware import Middleware    # which gradio brings
         _, url, _ = app.launch(
             server_name=host, server_port=port, inbrowser=open, prevent_thread_lock=True, quiet=True, share=False, ssr_mode=False, max_threads=8,
             max_file_size=int(max_mb*2**20), enable_monitoring=False, footer_links=['api'], css=CSS,
             theme=gr.themes.Default(primary_hue='blue', secondary_hue='blue', font=FONT, font_mono=['monospace']),
             head=f'<meta http-equiv="Content-Security-Policy" content="{OFFLINE}">', app_kwargs=dict(routes=upload_routes(uploads, max_mb), middleware=[Middleware(files_alone)]))
+        over = threading.Event()
+        def tidy():
+            while not over.wait(min(unasked, 60)): sweep(uploads, unasked)
+        threading.Thread(target=tidy, daemon=True).start()
         try: yield url, uploads
-        finally: app.close(verbose=False)
+        finally:
+            over.set()
+            app.close(verbose=False)
 
-# %% ../nbs/52_app.ipynb #1feb5687
+# %% ../nbs/52_app.ipynb #04db2104
 def serve(
     bundle=None,             # a bundle's folder; without it the one that ships
     host: str = '127.0.0.1', # who can reach the page: this computer alone; 0.0.0.0 is everyone
     port: int = 7860,
-    **kwargs                 # `max_mb`, `max_minutes` and `open` of `serving`
+    **kwargs                 # `max_mb`, `max_minutes`, `threshold` and `open` of `serving`
 ):
     "Show the page until someone stops it."
     need('gradio', 'app'), check_port(host, port)
