@@ -354,7 +354,7 @@ def serving(
             over.set()
             app.close(verbose=False)
 
-# %% ../nbs/52_app.ipynb #04db2104
+# %% ../nbs/52_app.ipynb #138ce787
 def serve(
     bundle=None,             # a bundle's folder; without it the one that ships
     host: str = '127.0.0.1', # who can reach the page: this computer alone; 0.0.0.0 is everyone
@@ -363,9 +363,14 @@ def serve(
 ):
     "Show the page until someone stops it."
     need('gradio', 'app'), check_port(host, port)
-    def stop(*_): raise KeyboardInterrupt
-    for s in (signal.SIGINT, signal.SIGTERM): signal.signal(s, stop)   # so that the folder of uploads goes then too, in the background as well
+    def on_signal(what):
+        for s in (signal.SIGINT, signal.SIGTERM): signal.signal(s, what)
+    def stop(*_):
+        on_signal(signal.SIG_IGN)   # a second Ctrl-C must leave no upload behind
+        raise KeyboardInterrupt
+    on_signal(stop)                 # so that the folder of uploads goes then too, in the background as well
     with serving(load_bundle(bundle), host, port, **kwargs) as (url, _):
         print(f'{url} (Ctrl-C ends it)', flush=True)
         try: threading.Event().wait()
         except KeyboardInterrupt: pass
+    on_signal(signal.SIG_DFL)       # an answer under way is still computed; now Ctrl-C ends it too

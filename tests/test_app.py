@@ -1,9 +1,9 @@
 "The web page: what it answers, what it refuses, that it keeps nothing, and how it looks to a visitor in a browser."
-import json, shutil, socket, time
+import base64, io, json, os, shutil, signal, socket, subprocess, sys, time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import numpy as np, pandas as pd, pytest, soundfile as sf
+import matplotlib.pyplot as plt, numpy as np, pandas as pd, pytest, soundfile as sf
 
 pytest.importorskip('gradio', reason='the web page needs gradio: pip install "ser_fastai[app]"')
 from gradio_client import Client, handle_file
@@ -11,7 +11,6 @@ from gradio_client.exceptions import AppError
 import requests
 
 from ser_fastai import app as A
-from ser_fastai.cli import ser_app
 from ser_fastai.core import SerError
 from ser_fastai.predict import load_bundle
 from ser_fastai.synth import make_clip
@@ -51,6 +50,26 @@ def left(page): return [p for p in page[1].rglob('*') if p.is_file()]
 
 def asked(client, path): return client.predict(handle_file(path), api_name='/predict')
 
+def sent(url, path):
+    "Where an upload lies that nobody has asked about yet."
+    r = requests.post(f'{url}gradio_api/upload', files=dict(files=(path.name, path.read_bytes())), timeout=60)
+    return Path(r.json()[0])
+
+def visited(url, path):
+    "What the server tells a browser that has sent a file, message by message."
+    session, api = os.urandom(6).hex(), f'{url}gradio_api'
+    event = next(d['id'] for d in requests.get(f'{url}config', timeout=60).json()['dependencies'] if 'change' in [t[1] for t in d['targets']])
+    file = dict(path=str(sent(url, path)), meta=dict(_type='gradio.FileData'))
+    requests.post(f'{api}/queue/join', json=dict(data=[file], fn_index=event, session_hash=session), timeout=60).raise_for_status()
+    with requests.get(f'{api}/queue/data', params=dict(session_hash=session), stream=True, timeout=120) as r:
+        for line in r.iter_lines():
+            if line.startswith(b'data:'): yield (message := json.loads(line[5:]))
+            if line and message['msg'] == 'process_completed': return
+
+def until(happened, seconds=60):
+    end = time.time() + seconds
+    while not happened(): assert time.time() < end; time.sleep(.1)
+
 
 # without a browser
 
@@ -78,13 +97,13 @@ def test_too_large_is_refused_unread(page, clips):
     assert send(files=dict(other=b'x')).status_code == 400
     assert left(page) == []
 
-def test_an_upload_that_goes_away_meanwhile_is_no_error(page):
-    gone = page[1]/'upload-gone'
-    gone.symlink_to(page[1]/'nowhere')     # as if another visitor's answer had just taken it away
-    r = requests.post(f'{page[0]}gradio_api/upload', files=dict(files=('clip.wav', b'x')), timeout=20)
-    gone.unlink()
-    assert r.status_code == 200
-    shutil.rmtree(Path(r.json()[0]).parent)
+def test_an_upload_that_nobody_asks_about(bundle, clips):
+    "A tab that was closed sends nothing more, so the server looks by itself; what is younger waits for its answer."
+    with A.serving(bundle, port=free_port(), unasked=.5, threshold=.95) as (url, uploads):
+        lost = sent(url, clips/'angry.wav').parent
+        until(lambda: not lost.exists())
+        assert uploads.is_dir() and not list(uploads.iterdir())
+        assert 'less than 95 % sure is called uncertain' in requests.get(f'{url}config', timeout=60).text
 
 def test_uploads_do_not_leave_their_folder(page):
     r = requests.post(f'{page[0]}gradio_api/upload', files=dict(files=('../../../<b>evil.wav', b'x')), timeout=20)
@@ -103,6 +122,38 @@ def test_an_address_is_refused_unfetched(address, page):
         r = requests.post(f'{page[0]}gradio_api/{route}', json=dict(data=[dict(path=address, meta=dict(_type='gradio.FileData'))], fn_index=0, session_hash='x'), timeout=20)
         assert r.status_code == 400 and 'send the file itself' in r.text
     assert left(page) == []
+
+def test_one_answer_at_a_time(page, client, clips, bundle, monkeypatch):
+    "Visitors and programs share one queue, so the minute of sound that lies in memory while a recording is heard does so once."
+    timeline, now, most = bundle.timeline, [], []
+    def counted(*args):
+        now.append(args)
+        most.append(len(now))
+        time.sleep(.2)
+        try: return timeline(*args)
+        finally: now.pop()
+    monkeypatch.setattr(bundle, 'timeline', counted)
+    with ThreadPoolExecutor(6) as ex:
+        programs = [ex.submit(asked, client, clips/'angry.wav') for _ in range(3)]
+        people = [ex.submit(lambda: list(visited(page[0], clips/'talk.wav'))[-1]) for _ in range(3)]
+        assert all(p.result() for p in programs) and all('ser-bars' in p.result()['output']['data'][0] for p in people)
+    assert most == [1]*6 and left(page) == []
+
+def test_a_long_recording_shows_how_far_it_is(page, clips, bundle, monkeypatch):
+    windows = bundle.windows
+    def slow(*args):
+        for w in windows(*args):
+            time.sleep(.1)
+            yield w
+    monkeypatch.setattr(bundle, 'windows', slow)
+    shares = [m['progress_data'][0]['progress'] for m in visited(page[0], clips/'talk.wav') if m['msg'] == 'progress' and m['progress_data']]
+    assert len(set(shares)) > 1 and shares == sorted(shares) and 0 < shares[0] and shares[-1] <= 1
+    assert not [m for m in visited(page[0], clips/'angry.wav') if m['msg'] == 'progress' and m['progress_data']]
+
+@pytest.mark.parametrize('threshold', [-.1, 30, float('nan')])
+def test_a_threshold_is_a_probability(threshold, bundle):
+    with pytest.raises(SerError, match='no probability: name one from 0 to 1'):
+        with A.serving(bundle, port=free_port(), threshold=threshold): pass
 
 def test_an_exported_bundle_on_the_page(tmp_path, clips):
     pytest.importorskip('onnxruntime')
@@ -132,6 +183,7 @@ def test_an_answer_of_a_long_recording(bundle, clips):
     assert 'average over the whole' in html and 'Where it is surest' in html and '<details>' in html and '0:20' in html and '<script>' not in html
     short = A.show(bundle, clips/'angry.wav')
     assert '<details>' not in short and 'ser-player' in short and A.in_a_line(bundle.predict(clips/'angry.wav')) in short
+    assert '<h2>uncertain: no emotion' in A.show(bundle, clips/'angry.wav', threshold=1.) and 'uncertain' not in A.show(bundle, clips/'talk.wav', threshold=0.)
 
 
 # in a browser
@@ -142,7 +194,7 @@ def driver():
     o = webdriver.ChromeOptions()
     o.binary_location = BROWSER
     o.set_capability('goog:loggingPrefs', dict(performance='ALL'))
-    for a in ('headless=new', 'no-sandbox', 'disable-dev-shm-usage', 'autoplay-policy=no-user-gesture-required', 'window-size=1280,1000',
+    for a in ('headless=new', 'no-sandbox', 'disable-dev-shm-usage', 'autoplay-policy=no-user-gesture-required', 'window-size=1280,1000', 'hide-scrollbars',
               'use-fake-device-for-media-stream', 'use-fake-ui-for-media-stream'): o.add_argument(f'--{a}')
     d = webdriver.Chrome(options=o, service=webdriver.ChromeService(DRIVER))
     yield d
@@ -205,14 +257,26 @@ def test_an_example(driver, page):
     assert len(list((page[1].parent/'clips').glob('*.wav'))) == len(A.EXAMPLES)
 
 @in_browser
-def test_a_phone(driver, page, clips):
-    "One column, nothing wider than the screen."
-    driver.execute_cdp_cmd('Emulation.setDeviceMetricsOverride', dict(width=390, height=844, deviceScaleFactor=1, mobile=True))
+@pytest.mark.parametrize('width, height', [(1280, 900), (390, 844)])
+def test_desktop_and_phone(width, height, driver, page, clips, tmp_path):
+    "Nothing is wider than the screen, the answer is on the first one, and there is a picture of it all."
+    driver.execute_cdp_cmd('Emulation.setDeviceMetricsOverride', dict(width=width, height=height, deviceScaleFactor=1, mobile=width < 500))
     try:
         opened(driver, page, clips/'talk.wav')
-        recording, answer = (found(driver, s).rect for s in ('#recording', '#answer h2'))
-        assert answer['y'] > recording['y'] + recording['height']
-        assert driver.execute_script('return document.documentElement.scrollWidth') <= 390
+        answer, recording = found(driver, '#answer h2'), found(driver, '#recording').rect
+        assert answer.is_displayed() and answer.rect['y'] + answer.rect['height'] < height
+        if width < 500: assert answer.rect['y'] > recording['y'] + recording['height'], 'one column'
+        else: assert answer.rect['x'] > recording['x'] + recording['width'], 'two columns'
+        assert driver.execute_script('return document.documentElement.scrollWidth') <= width
+        shown = driver.find_elements('css selector', '#answer h2, #answer .ser-bars tr, #answer img, #answer audio, #examples button')
+        assert len(shown) == 1 + 8 + 2 + 1 + 4
+        for e in shown: assert e.is_displayed() and e.rect['width'] > 40 and 0 <= e.rect['x'] and e.rect['x'] + e.rect['width'] <= width, e.tag_name
+        bar = driver.find_elements('css selector', '#answer .ser-bar div')[0].rect['width']
+        assert bar > .05*width, 'the longest bar can be seen'
+        picture = base64.b64decode(driver.execute_cdp_cmd('Page.captureScreenshot', dict(format='png', captureBeyondViewport=True))['data'])
+        (tmp_path/f'app_{width}.png').write_bytes(picture)
+        pixels = plt.imread(io.BytesIO(picture))
+        assert pixels.shape[1] == width and pixels.shape[0] >= height and len(np.unique(pixels.reshape(-1, pixels.shape[2]), axis=0)) > 500
     finally: driver.execute_cdp_cmd('Emulation.clearDeviceMetricsOverride', {})
 
 @in_browser
@@ -228,7 +292,30 @@ def test_a_microphone(driver, page):
 
 # the command
 
-def test_the_command_refuses_a_taken_port(page, capsys):
-    with pytest.raises(SystemExit) as e: ser_app(port=int(page[0].rstrip('/').rsplit(':', 1)[1]))
-    said = capsys.readouterr().err
-    assert e.value.code == 2 and 'name another with --port' in said and len(said.strip().splitlines()) == 1
+BIN = Path(sys.executable).parent
+
+@pytest.mark.parametrize('how', [signal.SIGINT, signal.SIGTERM], ids=lambda s: s.name)
+def test_the_command(how, clips, bundle, tmp_path):
+    "It starts, answers, and ends when it is told to, without a word or a file, though an upload was still waiting."
+    port, (tmp, got) = free_port(), (tmp_path/'tmp', tmp_path/'client')
+    url = f'http://127.0.0.1:{port}/'
+    tmp.mkdir(), got.mkdir()
+    with subprocess.Popen([BIN/'ser_app', '--port', str(port)], env=os.environ | dict(TMPDIR=str(tmp)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as p:
+        try:
+            assert p.stdout.readline() == f'{url} (Ctrl-C ends it)\n', p.stderr.read()
+            answer = asked(Client(url, verbose=False, download_files=got), clips/'angry.wav')
+            np.testing.assert_allclose(pd.Series(answer), bundle.predict(clips/'angry.wav'), atol=1e-5)
+            assert sent(url, clips/'angry.wav').is_relative_to(tmp) and list(tmp.rglob('angry.wav'))
+            p.send_signal(how)
+            out, err = p.communicate(timeout=120)
+        finally: p.kill()
+    assert p.returncode == 0 and out == '' and 'Traceback' not in err and 'Error' not in err
+    assert [f for f in tmp.rglob('*') if f.is_file()] == [] and not list(tmp.glob('ser_app*'))
+
+@pytest.mark.parametrize('option, says', [('--port', 'name another with --port'), ('--bundle', 'name the folder of a bundle')])
+def test_misuse_of_the_command_is_one_sentence(option, says, tmp_path):
+    with socket.create_server(('127.0.0.1', 0)) as taken:
+        value = dict([('--port', str(taken.getsockname()[1])), ('--bundle', 'nowhere')])[option]
+        args = [option, value] if option == '--port' else [option, value, '--port', str(free_port())]
+        r = subprocess.run([BIN/'ser_app', *args], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert r.returncode == 2 and says in r.stderr and len(r.stderr.strip().splitlines()) == 1 and r.stdout == ''
