@@ -1,8 +1,10 @@
 "From a file to its emotion: fastai's learner, loops around torch and scikit-learn, and ours, exported to 8 bits; an hour of sound; the web page under load."
-import json, os, subprocess, sys, tempfile, time, warnings
+import json, os, socket, subprocess, sys, tempfile, time, warnings
 warnings.filterwarnings('ignore')
 from concurrent.futures import ThreadPoolExecutor
+from itertools import count
 from pathlib import Path
+from uuid import uuid4
 import librosa, numpy as np, pandas as pd, soundfile as sf, torch
 from fastai.vision.all import CategoryBlock, ColReader, DataBlock, TransformBlock, accuracy, get_c, vision_learner
 from fastcore.script import call_parse
@@ -77,26 +79,47 @@ def an_hour(bundle, paths, folder):
     r = subprocess.run([sys.executable, '-c', HOUR, bundle, paths[0], folder/'hour.flac'], capture_output=True, text=True, check=True)
     return json.loads(r.stdout.splitlines()[-1])
 
-def page(paths, requests, clients):
-    "Requests to the page's endpoint: (seconds, errors, MB of the server after the first tenth and at the end), and each error on the error stream."
+def program(url):
+    "Ask as a program does: probabilities, from the endpoint that is for programs."
     from gradio_client import Client, handle_file
-    server = subprocess.Popen([Path(sys.executable).parent/'ser_app', '--port', '7999'], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    client = Client(url, verbose=False)
+    return lambda path: client.predict(handle_file(path), api_name='/predict')
+
+def visitor(url):
+    "Ask as a browser does: the page's own event, whose answer is the spectrogram with its Grad-CAM, drawn."
+    from requests import get, post
+    event = next(d['id'] for d in get(f'{url}/config', timeout=60).json()['dependencies'] if d['targets'][0][1] == 'change')
+    def ask(path):
+        with open(path, 'rb') as f: sent = post(f'{url}/gradio_api/upload', files=dict(files=f), timeout=600).json()[0]
+        me = dict(session_hash=uuid4().hex)
+        data = [dict(path=sent, orig_name=Path(path).name, meta={'_type': 'gradio.FileData'})]
+        post(f'{url}/gradio_api/queue/join', json=dict(data=data, fn_index=event, **me), timeout=600).raise_for_status()
+        with get(f'{url}/gradio_api/queue/data', params=me, stream=True, timeout=600) as r:
+            told = (json.loads(line[5:]) for line in r.iter_lines() if line.startswith(b'data:'))
+            last = next(m for m in told if m['msg'] in ('process_completed', 'unexpected_error'))
+        if 'ser-bars' not in str(last.get('output')) or '<img' not in str(last['output']): raise RuntimeError(str(last))
+    return ask
+
+def page(connect, paths, requests, clients):
+    "Requests to a page of its own: (seconds, errors, MB of the server after every hundred); each error is on the error stream."
+    with socket.create_server(('127.0.0.1', 0)) as s: port = s.getsockname()[1]
+    server = subprocess.Popen([Path(sys.executable).parent/'ser_app', '--port', str(port)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     memory = lambda: int(Path(f'/proc/{server.pid}/statm').read_text().split()[1])*os.sysconf('SC_PAGE_SIZE')/2**20
-    def connect():
+    def connected():
         for _ in range(120):
-            try: return Client('http://127.0.0.1:7999', verbose=False)
+            try: return connect(f'http://127.0.0.1:{port}')
             except Exception: time.sleep(1)
         raise SystemExit('the page did not start')
     try:
-        each, errors, marks = [connect() for _ in range(clients)], [], []
+        each, errors, marks, done, every = [connected() for _ in range(clients)], [], [], count(1), max(min(100, requests//2), 1)
         def ask(i):
-            try: each[i % clients].predict(handle_file(paths[i % len(paths)]), api_name='/predict')
+            try: each[i % clients](paths[i % len(paths)])
             except Exception as e: errors.append(e); print(f'request {i}: {e!r:.300}', file=sys.stderr)
-            if i in (requests//10, requests - 1): marks.append(memory())
+            if next(done) % every == 0: marks.append(round(memory()))
         t = time.perf_counter()
         with ThreadPoolExecutor(clients) as ex: list(ex.map(ask, range(requests)))
-        return time.perf_counter() - t, len(errors), *marks
-    finally: server.terminate()
+        return time.perf_counter() - t, len(errors), marks
+    finally: server.terminate(); server.wait()
 
 @call_parse
 def main(
@@ -104,7 +127,7 @@ def main(
     size: int = 128,        # Height and width of the image, pixels
     clips: int = 200,       # Clips in the folder
     reps: int = 5,          # Turns
-    requests: int = 2000,   # To the page; 0 leaves it out
+    requests: int = 2000,   # To the page, each way; 0 leaves it out
     clients: int = 8
 ):
     "Times and ratios, for benchmarks/README.md."
@@ -136,6 +159,6 @@ def main(
         for name, bundle in {'the bundle that ships': '', f'{arch} in 8 bits': d/'int8'}.items():
             n, seconds, before, peak = an_hour(bundle, paths, d)
             print(f'An hour, {name}: {n} windows in {seconds:.1f} s, {3600/seconds:.0f} times real time; {before:.0f} MB after a clip, {peak:.0f} MB at the peak')
-        if not requests: return
-        seconds, errors, early, late = page(paths, requests, clients)
-        print(f'{requests} requests from {clients} clients: {seconds:.0f} s, {requests/seconds:.1f} a second, {errors} errors; the server held {early:.0f} MB after a tenth and {late:.0f} MB at the end')
+        for name, connect in {'/predict': program, "the page's own event": visitor}.items() if requests else ():
+            seconds, errors, marks = page(connect, paths, requests, clients)
+            print(f'{requests} requests from {clients} clients, {name}: {seconds:.0f} s, {requests/seconds:.1f} a second, {errors} errors; MB of the server on the way: {marks}', flush=True)

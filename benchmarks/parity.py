@@ -1,0 +1,36 @@
+"What an export loses: the bundle that ships in torch, as ONNX and in 8 bits, on the speech that it learnt from and on a corpus that it never heard."
+import os, tempfile, warnings
+warnings.filterwarnings('ignore')
+from pathlib import Path
+import pandas as pd
+from fastcore.script import call_parse
+from ser_fastai.corpora import load_corpus
+from ser_fastai.evaluate import uar
+from ser_fastai.export import export_bundle
+from ser_fastai.predict import load_bundle
+from ser_fastai.results import to_markdown
+
+@call_parse
+def main(
+    data: str = None, # The folder of all corpora, with ravdess and emodb in it; default $SER_DATA
+    clips: int = 0    # How many of each, evenly spread; 0 is all
+):
+    "Agreement and UAR of each, for benchmarks/README.md; the ranges of the 8 bits come from RAVDESS."
+    os.environ['SER_QUIET'] = '1'
+    frames = {c: load_corpus(c, data) for c in ('ravdess', 'emodb')}
+    with tempfile.TemporaryDirectory() as d:
+        d = Path(d)
+        export_bundle(d/'fp32'); export_bundle(d/'int8', clips=frames['ravdess'])
+        ways = {'torch': load_bundle(), 'ONNX': load_bundle(d/'fp32'), 'ONNX in 8 bits': load_bundle(d/'int8')}
+        labels = ways['torch'].labels
+        for corpus, df in frames.items():
+            df = df[df.emotion.isin(labels)]
+            df = df.iloc[::max(len(df)//clips, 1)] if clips else df
+            probs = {k: p.predict_files(df.path)[labels].astype(float) for k, p in ways.items()}
+            first, rows = probs['torch'], []
+            for k, p in probs.items():
+                found = uar(p.assign(truth=df.emotion.to_numpy()))
+                rows.append({'': k, 'same answer as torch': f'{100*(p.idxmax(axis=1) == first.idxmax(axis=1)).mean():.2f} %',
+                             'largest difference of a probability': f'{(p - first).abs().max(axis=None):.1e}', 'UAR': f'{100*found:.1f}'})
+            same = (probs['ONNX'].idxmax(axis=1) == probs['ONNX in 8 bits'].idxmax(axis=1)).mean()
+            print(f'{corpus}: {len(df)} clips of {df.emotion.nunique()} classes; 8 bits answer as 32 on {100*same:.2f} %\n\n{to_markdown(pd.DataFrame(rows))}', flush=True)
