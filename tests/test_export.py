@@ -1,6 +1,7 @@
 "Exports: the graph answers as the bundle, in any batch and length, and its folder runs where there is no torch."
-import json, shutil, subprocess, sys
+import hashlib, importlib.metadata, json, os, re, shutil, subprocess, sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np, pytest, soundfile as sf, torch
 from sklearn.metrics import balanced_accuracy_score
@@ -14,22 +15,12 @@ from ser_fastai.features import log_mel
 from ser_fastai.bundles import save_bundle, train_bundle
 from ser_fastai.predict import load_bundle
 from ser_fastai.train import Trained
+from test_bad_input import BAD, NAMES, ODD, RIGHT, flaw, folder as sounds, near, none   # the collection of files, good and bad
 
 SR, LABELS = 16000, ['sad', 'angry', 'awe']
 RECIPES = dict(svm=Recipe('tiny_svm', model='svm', stats='mean,std,min,max'),
                lstm=Recipe('tiny_lstm', model='lstm', n_mels=32, n_mfcc=13, hop_length=256, seconds=1., hidden=4, layers=2, epochs=1, bs=8),
                cnn=Recipe('tiny_cnn', arch='resnet18', seconds=1., sizes=(32,), epochs=1, bs=6, lr=1e-4))
-BLOCK = '''
-import sys
-class No:
-    def find_spec(self, name, path=None, target=None):
-        if name.split('.')[0] in ('torch', 'fastai', 'librosa', 'ser_fastai', 'scipy', 'soxr', 'pandas', 'sklearn', 'onnx'): raise ImportError(name + ' is not here')
-sys.meta_path.insert(0, No())
-import runpy
-sys.argv = sys.argv[1:]
-runpy.run_path(sys.argv[0], run_name='__main__')
-'''
-
 def buzz(f0=150, seconds=.8, sr=SR, seed=0):
     t = np.arange(int(seconds*sr))/sr
     x = sum(np.sin(2*np.pi*k*f0*t)/k for k in range(1, 9))*np.hanning(len(t))
@@ -61,6 +52,18 @@ def exports(bundles, corpus):
     X.export_bundle(bundles/'cnn8_out', bundles/'cnn', clips=corpus)
     return bundles
 
+@pytest.fixture(scope='session')
+def small(exports, corpus):
+    "The same with a network of 3 MB."
+    d = exports/'small'
+    r = replace(RECIPES['cnn'], arch='squeezenet1_1', epochs=1)
+    with pytest.MonkeyPatch.context() as m:
+        m.setenv('SER_CACHE', str(exports/'cache'))
+        train_bundle(corpus, r, d/'cnn')
+    X.export_bundle(d/'cnn_out', d/'cnn'); X.export_bundle(d/'cnn8_out', d/'cnn', clips=corpus)
+    shutil.copytree(exports/'svm_out', d/'svm_out')
+    return d
+
 def probs(p, corpus): return p.predict_files(corpus.path)[p.labels].to_numpy(float)
 
 
@@ -80,6 +83,35 @@ def test_int8(exports, corpus):
     assert said['largest'] == pytest.approx(np.abs(a - b).max(), abs=1e-3)
     of = lambda p: balanced_accuracy_score(corpus.emotion, np.array(small.labels)[p.argmax(1)])
     assert said['uar'] == pytest.approx([of(b), of(a)], abs=.02) and f'its UAR is {100*said["uar"][1]:.1f} in place of {100*said["uar"][0]:.1f}' in text
+
+def test_the_card_says_only_what_is_known_of_the_recordings(small, corpus, tmp_path):
+    learnt = dict(corpora=['buzz'])
+    for clips, data, said in [
+        (corpus, learnt, 'They are of buzz, from which it learnt: on voices that it never heard it is less often right.'), (corpus.assign(corpus='emodb'), learnt, 'They are of EMO-DB, and it learnt from buzz.'),
+        (corpus.assign(corpus=['buzz', 'savee', 'other']*6), learnt, 'Some of them are of buzz, from which it learnt, and some of SAVEE and other, from which it did not.'),
+        (corpus[['path', 'emotion']], learnt, 'Whether it learnt from them is not known.'), (corpus, {}, 'Whether it learnt from them is not known.')]:
+        assert X._whose(clips, data) == said
+    for c, said, unsaid in (('buzz', 'They are of buzz, from which it learnt', 'not known'), ('emodb', 'They are of EMO-DB, and it learnt from buzz.', 'from which')):
+        text = (X.export_bundle(tmp_path/c, small/'cnn', clips=corpus[:6].assign(corpus=c))/'card.md').read_text().partition('## In 8 bits')[2]
+        assert said in text and unsaid not in text and '6 recordings' in text and 'its UAR is' in text
+
+def test_the_command(exports, folder, corpus, tmp_path):
+    "`ser_export --int8` writes what `export_bundle` writes, and refuses in one sentence."
+    def ser_export(out, *args):
+        r = subprocess.run([Path(sys.executable).parent/'ser_export', tmp_path/out, *args], capture_output=True, text=True, timeout=400, env=os.environ | {'SER_QUIET': '1'})
+        assert 'Traceback' not in r.stderr
+        return r
+    r = ser_export('out', '--bundle', exports/'cnn', '--int8', '--corpora', folder/'buzz.csv')
+    assert r.returncode == 0 and r.stdout.strip() == str(tmp_path/'out'), r.stderr
+    got, want = X.load_bundle(tmp_path/'out'), X.load_bundle(exports/'cnn8_out')
+    assert got.settings['bits'] == 8 and got.settings['agreement']['clips'] == len(corpus)
+    assert got.settings['agreement']['uar'] == pytest.approx(want.settings['agreement']['uar'], abs=.001)
+    assert {f.name for f in (tmp_path/'out').iterdir()} == {f.name for f in (exports/'cnn8_out').iterdir()}
+    np.testing.assert_allclose(probs(got, corpus), probs(want, corpus), atol=1e-3)
+    for args, said in {('--bundle', exports/'svm', '--int8', '--corpora', folder/'buzz.csv'): '8 bits are for a cnn',
+                       ('--bundle', exports/'cnn', '--int8', '--data', tmp_path): 'RAVDESS is not in'}.items():
+        r = ser_export('other', *args)
+        assert r.returncode == 2 and said in r.stderr and len(r.stderr.strip().splitlines()) == 1 and not (tmp_path/'other').exists()
 
 def test_the_front_end_stays_in_32_bits(exports):
     import onnx
@@ -141,31 +173,110 @@ def test_long_recordings(exports):
 
 # the folder, where there is no torch
 
-def deployed(folder, *files):
-    return subprocess.run([sys.executable, '-c', BLOCK, str(folder/'run.py'), *map(str, files)], capture_output=True, text=True, env={'PATH': '', 'HOME': '/'})
+def needed(*names):
+    "Installed distributions, and those that they say they need."
+    found = {}
+    for name in names:
+        d = importlib.metadata.distribution(name)
+        wants = [re.match(r'[\w.-]+', r)[0] for r in d.requires or [] if 'extra ==' not in r]
+        found |= {d.name: d} | needed(*wants)
+    return found
+
+@pytest.fixture(scope='session')
+def bare(tmp_path_factory):
+    "The Python of an environment that holds what run.py asks for, and nothing else."
+    env = tmp_path_factory.mktemp('bare')
+    subprocess.run([sys.executable, '-m', 'venv', '--without-pip', env], check=True)
+    site = Path(subprocess.run([env/'bin'/'python', '-c', 'import sysconfig; print(sysconfig.get_path("platlib"))'], capture_output=True, text=True, check=True).stdout.strip())
+    for d in needed('onnxruntime', 'numpy', 'soundfile').values():
+        for part in {f.parts[0] for f in d.files} - {'..', '__pycache__'}: (site/part).symlink_to(d.locate_file(part))
+    return env/'bin'/'python'
+
+def deployed(python, folder, *files, **kw):
+    return subprocess.run([python, '-I', folder/'run.py', *files], capture_output=True, text=True, env={'PATH': '', 'HOME': '/'}, timeout=450, **kw)
 
 @pytest.mark.parametrize('kind', ['svm', 'cnn8'])
-def test_runs_without_torch(kind, exports, corpus, tmp_path):
+def test_runs_without_torch(kind, exports, corpus, bare, tmp_path):
     out = shutil.copytree(exports/f'{kind}_out', tmp_path/'elsewhere')
     assert {f.name for f in out.iterdir()} == {'model.onnx', 'settings.json', 'card.md', 'LICENSE', 'run.py'}
     long = np.concatenate([buzz(100, 3.), np.zeros(4*SR, 'float32'), buzz(300, 3.)])
     sf.write(tmp_path/'long.wav', np.stack([long, long], 1), SR)
     files = [corpus.path[0], corpus.path[9], tmp_path/'long.wav']
-    done = deployed(out, *files)
+    done = deployed(bare, out, *files)
     assert done.returncode == 0, done.stderr
     for line, f in zip(done.stdout.splitlines(), files, strict=True):
         want = X.load_bundle(out).predict(f)
         assert json.loads(line)['path'] == str(f) and json.loads(line)['probabilities'] == pytest.approx(want.to_dict(), abs=1e-3)
 
-def test_the_block_blocks():
-    assert 'torch is not here' in subprocess.run([sys.executable, '-c', BLOCK.split('import runpy')[0] + 'import torch'], capture_output=True, text=True).stderr
+def test_there_is_no_torch(bare):
+    "All that can be imported is the standard library and the three packages with what they need."
+    listing = 'import json, pkgutil, sysconfig; print(json.dumps([m.name for m in pkgutil.iter_modules([sysconfig.get_path("platlib")])]))'
+    found = set(json.loads(subprocess.run([bare, '-I', '-c', listing], capture_output=True, text=True, check=True).stdout))
+    known = {'onnxruntime', 'numpy', 'soundfile', '_soundfile', '_soundfile_data', 'flatbuffers', 'google', 'packaging', 'cffi', '_cffi_backend', 'pycparser',
+             'typing_extensions', 'coloredlogs', 'humanfriendly', 'sympy', 'mpmath', 'isympy'}   # the last four of earlier versions
+    assert {'onnxruntime', 'numpy', 'soundfile'} <= found <= known
+    for name in ('torch', 'fastai', 'ser_fastai', 'librosa', 'scipy', 'soxr', 'onnx'):
+        r = subprocess.run([bare, '-I', '-c', f'import {name}'], capture_output=True, text=True)
+        assert r.returncode and f"No module named '{name}'" in r.stderr
 
-def test_bad_sound_is_one_sentence_without_torch(exports, tmp_path):
-    sf.write(tmp_path/'silent.wav', np.zeros(SR), SR); (tmp_path/'text.wav').write_text('no sound'); sf.write(tmp_path/'good.wav', buzz(), SR)
-    sf.write(tmp_path/'nan.wav', np.full(SR, np.nan, 'float32'), SR, subtype='FLOAT')
-    done = deployed(exports/'svm_out', *[tmp_path/f'{n}.wav' for n in ('silent', 'text', 'good', 'nan', 'missing')])
-    assert done.returncode == 1 and len(done.stdout.splitlines()) == 1 and len(done.stderr.splitlines()) == 4 and 'Traceback' not in done.stderr
-    assert 'python run.py' in deployed(exports/'svm_out').stderr
+def test_the_program_on_every_kind_of_file(exports, bare, sounds):
+    "One process hears them all: the answers are those of the library, and each bad file gets its sentence."
+    odd = [n for n in ODD if '\0' not in n]
+    good, bad = [*NAMES, *[f'{n}.wav' for n in RIGHT]], [*[f'{n}.wav' for n in BAD], *odd]
+    done = subprocess.run([bare, '-I', exports/'svm_out'/'run.py', *good, *bad], cwd=sounds, capture_output=True, timeout=450, env={'PATH': '', 'HOME': '/'})
+    out, err = done.stdout.decode(), done.stderr.decode()
+    assert done.returncode == 1 and 'Traceback' not in out + err and '\x1b' not in out + err
+    got = {d['path']: d['probabilities'] for d in map(json.loads, out.splitlines())}
+    wrong = {p: 'no answer' for p in good if p not in got} | {p: 'an answer' for p in got if p not in good}
+    p = X.load_bundle(exports/'svm_out')
+    for name in set(good) & set(got):
+        want = p.predict(sounds/name)
+        if not near(want*0 + [got[name][l] for l in p.labels], want, .02): wrong[name] = got[name], want.to_dict()
+    lines = [l for l in err.splitlines() if 'mpg123' not in l and 'Xing' not in l]   # the decoder of mp3 has its own say
+    plain = lambda s: ''.join(c if c.isprintable() else '\ufffd' for c in str(s))
+    said = {plain(f'{n}.wav'): says for n, (_, says) in BAD.items()} | {plain(n): ODD[n] for n in odd}
+    for name, says in said.items():
+        mine = [l for l in lines if l.startswith(f'{name} ')]
+        if len(mine) != 1: wrong[name] = mine
+        elif f := flaw(mine[0], name, says): wrong[name] = f
+    none(wrong)
+    assert len(lines) == len(said)
+
+PEAK = '''
+import json, resource, runpy, sys
+run = runpy.run_path(sys.argv[1])
+model = run['load'](sys.argv[2])
+for f in sys.argv[3:]: print(json.dumps([run['predict'](f, *model), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss//1024]))
+'''
+
+def test_the_program_hears_twenty_minutes_in_the_memory_of_two(exports, bare, tmp_path):
+    out, files = exports/'svm_out', [tmp_path/f'{n}.flac' for n in ('two', 'twenty')]
+    x = np.concatenate([buzz(f, 3., 22050) for f in (100, 150, 300)])
+    for f, n in zip(files, (13, 133)): sf.write(f, np.tile(x, n), 22050)
+    done = subprocess.run([bare, '-I', '-c', PEAK, out/'run.py', out, *files], capture_output=True, text=True, timeout=450)
+    assert not done.returncode, done.stderr
+    (some, before), (all_, after) = map(json.loads, done.stdout.splitlines())
+    want = X.load_bundle(out).predict(files[0])
+    assert some == pytest.approx(want.to_dict(), abs=.01) and all_ == pytest.approx(some, abs=.02)
+    assert after - before < 40, f'{after - before} MB more for twenty minutes than for two'
+
+def test_a_piece_of_a_long_recording_is_resampled_as_the_whole(tmp_path):
+    run, rate = dict(__name__='run', __file__='run.py'), 22050
+    exec(X.runner(), run)
+    x = np.tile(buzz(150, 3.7, rate), 20)
+    sf.write(tmp_path/'x.wav', x, rate, subtype='FLOAT')
+    pieces = list(run['listen'](tmp_path/'x.wav', SR, 10.5))
+    assert len(pieces) > 6
+    np.testing.assert_allclose(np.concatenate(pieces), X.fourier_resample(x, rate, SR), atol=1e-4)
+
+def test_a_damaged_folder_is_one_sentence(exports, bare, corpus, tmp_path):
+    data = (exports/'svm_out'/'model.onnx').read_bytes()
+    for name, new in {'model.onnx': data[:-9], 'settings.json': b'{'}.items():
+        d = shutil.copytree(exports/'svm_out', tmp_path/name)
+        (d/name).write_bytes(new)
+        done = deployed(bare, d, corpus.path[0])
+        assert done.returncode == 1 and not done.stdout and len(done.stderr.splitlines()) == 1 and 'is damaged' in done.stderr
+    assert 'python run.py' in deployed(bare, exports/'svm_out').stderr
 
 @pytest.mark.parametrize('rate', [8000, 11025, 22050, 32000, 44100, 48000, 96000])
 def test_resampling_is_soxrs(rate):
@@ -195,3 +306,50 @@ def test_without_onnx(bundles, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, 'onnx', None)
     with pytest.raises(SerError, match=r'pip install "ser_fastai\[onnx\]"'): X.export_bundle(tmp_path/'x', bundles/'svm')
     assert not list(tmp_path.iterdir())
+
+
+# a stranger's graph
+
+FUZZ = '''
+import hashlib, json, pathlib, sys
+sys.path.insert(0, sys.argv[1])
+import numpy as np, onnx
+from ser_fastai.core import SerError
+from ser_fastai.predict import load_bundle
+from test_bad_input import spoilt_at
+folder, x, told = pathlib.Path(sys.argv[2]), np.load(sys.argv[3]), open(sys.argv[4], 'w', buffering=1)
+data, settings = (folder/'model.onnx').read_bytes(), json.loads((folder/'settings.json').read_text())
+nodes = sum(n.ByteSize() for n in onnx.load_model_from_string(data).graph.node)
+for how, new in spoilt_at(data, 60, nodes):
+    print(how, file=told)
+    (folder/'model.onnx').write_bytes(new)
+    (folder/'settings.json').write_text(json.dumps(settings | dict(sha256=hashlib.sha256(new).hexdigest())))
+    try: p = load_bundle(folder).predict(x, 16000)
+    except SerError as e: print('refused' if 'damaged' in str(e) or 'no probabilities' in str(e) or 'cannot answer' in str(e) else f'WRONG {e}', file=told)
+    else: print('answered' if np.isfinite(p).all() and (p >= 0).all() and abs(p.sum() - 1) < 1e-4 else f'WRONG {p.to_dict()}', file=told)
+'''
+
+@pytest.mark.parametrize('kind', ['svm', 'cnn', 'cnn8'])
+def test_spoilt_graphs(kind, small, tmp_path):
+    "In a process of its own, since what is spoilt could take it down."
+    out = shutil.copytree(small/f'{kind}_out', tmp_path/'out')
+    np.save(tmp_path/'x.npy', buzz())
+    done = subprocess.run([sys.executable, '-c', FUZZ, Path(__file__).parent, out, tmp_path/'x.npy', tmp_path/'told.txt'], capture_output=True, text=True, timeout=450)
+    lines = (tmp_path/'told.txt').read_text().splitlines()
+    assert done.returncode == 0 and len(lines) == 120, (lines[-2:], done.stderr[-500:])
+    assert set(lines[1::2]) == {'refused', 'answered'}, [l for l in lines if l.startswith('WRONG')]
+
+@pytest.mark.parametrize('op', ['Loop', 'Scan', 'If', 'SequenceMap'])
+def test_graphs_hold_no_loops(op, small, tmp_path):
+    "Ours never do, so a stranger's are refused unheard: how long they take may hang on what they hear."
+    import onnx
+    for kind in ('svm', 'cnn', 'cnn8'):
+        model = onnx.load(str(small/f'{kind}_out'/'model.onnx'))
+        assert not [a for n in model.graph.node for a in n.attribute if a.HasField('g') or a.graphs] and not model.functions
+    out = shutil.copytree(small/'svm_out', tmp_path/'out')
+    model = onnx.load(str(out/'model.onnx'))
+    model.graph.node.append(onnx.helper.make_node(op, ['samples'], ['more']))
+    data = model.SerializeToString()
+    (out/'model.onnx').write_bytes(data)
+    (out/'settings.json').write_text(json.dumps(json.loads((out/'settings.json').read_text()) | dict(sha256=hashlib.sha256(data).hexdigest())))
+    with pytest.raises(SerError, match='other operations than ours'): X.load_bundle(out)
