@@ -12,13 +12,13 @@ from fastai.vision.all import *
 from .audio import fix_length, read_audio, trim_silence
 from .augment import WAVEFORM, make_copy, shift_image, spec_augment
 from .bundles import bundle_learner, default_bundle, save_bundle, train_bundle
+from .calibration import ece, plot_reliability, temperature
 from .cards import in_short, run_card, scores_of, temperature_of
 from .compare import ablation_table, gap_table, pairs_table, plot_ablation, plot_gap, show_gap
 from .core import EMOTIONS, Recipe, SerError, data_path, label_order, results_path, seed_all
 from .corpora import CORPORA, class_table, describe, download, load_any, load_corpora, load_corpus, load_csv, load_folder, plot_classes
 from .data import SpectrogramBlock, TensorSpectrogram, image_tfms, spectrogram_block, spectrogram_dls
-from .evaluate import (bootstrap, confusion, ece, holm, mcnemar, paired, permutation_test, plot_confusion, plot_curves, plot_reliability,
-                                 recall_by_class, temperature, uar, wilson)
+from .evaluate import bootstrap, confusion, plot_confusion, plot_curves, recall_by_class, uar, wilson
 from .experiment import ABLATIONS, RECIPES, adapt, run_grid, run_one, sweep
 from .export import export_bundle
 from .features import Features, build_features, log_mel, mfcc, plot_log_mel
@@ -28,6 +28,7 @@ from .models.lstm import BiLSTM
 from .models.svm import mfcc_stats, svm_pipeline
 from .predict import Predictor, answer, load_bundle, plot_timeline, segments
 from .results import load_predictions, load_runs, show_table1, summarise, table1
+from .significance import holm, mcnemar, paired, permutation_test
 from .splits import PROTOCOLS, Split, check_leaks, leaks, n_folds, plot_split, split
 from .synth import synthesise
 from .train import BF16, Curves, fit_stages, speed_cbs

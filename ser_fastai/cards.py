@@ -11,10 +11,11 @@ import numpy as np
 import pandas as pd
 
 # %% ../nbs/49_cards.ipynb #2e520ca2
+from .calibration import temperature
 from .compare import answers, calibration, fairness_table, model_title
 from .core import Recipe, SerError, results_path
 from .corpora import CORPORA
-from .evaluate import labels_of, recall_by_class, temperature
+from .evaluate import labels_of, recall_by_class
 from .results import RANDOM, load_clips, load_predictions, load_runs, read_run, summarise, to_markdown
 from .splits import PROTOCOLS
 

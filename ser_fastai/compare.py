@@ -17,10 +17,12 @@ import matplotlib.pyplot as plt
 import numpy as np, pandas as pd
 
 # %% ../nbs/10a_compare.ipynb #c125be4b
+from .calibration import ece, plot_reliability, rescaled, temperature
 from .core import SerError, label_order, results_path
-from .evaluate import (COLORS, MARKERS, accuracy, check_predictions, complete, ece, gap, group_scores, holm, labels_of, mcnemar, paired,
-                                 paired_bootstrap, permutation_test, plot_groups, plot_reliability, rescaled, shuffled_gap, temperature, uar)
+from .evaluate import COLORS, accuracy, check_predictions, complete, labels_of, uar
 from .results import FEW, MODEL, PAPER, PARTS, RANDOM, TESTED, load_clips, load_predictions, load_runs, scores, shared
+from .significance import (gap, group_scores, holm, mcnemar, paired, paired_bootstrap, permutation_test, plot_groups,
+                                     shuffled_gap)
 from .splits import PROTOCOLS, n_folds
 
 # %% ../nbs/10a_compare.ipynb #905e47c8
