@@ -20,7 +20,7 @@ import numpy as np, pandas as pd
 from .calibration import ece, plot_reliability, rescaled, temperature
 from .core import SerError, label_order, results_path
 from .evaluate import COLORS, accuracy, check_predictions, complete, labels_of, uar
-from .results import FEW, MODEL, PAPER, PARTS, RANDOM, TESTED, load_clips, load_predictions, load_runs, scores, shared
+from .results import MODEL, PAPER, PARTS, RANDOM, TESTED, enough, load_clips, load_predictions, load_runs, percent, scores, shared
 from .significance import (gap, group_scores, holm, mcnemar, paired, paired_bootstrap, permutation_test, plot_groups,
                                      shuffled_gap)
 from .splits import PROTOCOLS, n_folds
@@ -179,11 +179,8 @@ def show_gap(
 ) -> pd.DataFrame:  # all text
     "The gap as it is read: UAR with its interval, a column a protocol."
     twice = table.duplicated(['recipe', 'system', 'transductive', 'protocol'], keep=False)   # trained on several corpora
-    def cell(r, twice):
-        enough = r.protocol in RANDOM or r.n_speakers >= FEW
-        return f'{100*r.uar:.1f}' + (f' ({100*r.uar_lo:.0f}–{100*r.uar_hi:.0f})' if enough else '') + (f' from {r.trained}' if twice else '')
     name = table.system + np.where(table.transductive, ', standardised per speaker', '')
-    df = table.assign(cell=list(map(cell, table.itertuples(), twice)), system=name, by=np.where(table.ours, 'ours', 'peer'))
+    df = table.assign(cell=[percent(r, 'uar', enough(r['n_speakers'], r['protocol'])) + f' from {r["trained"]}'*t for r, t in zip(table.to_dict('records'), twice)], system=name, by=np.where(table.ours, 'ours', 'peer'))
     wide = df.pivot_table(index=['by', 'recipe', 'system'], columns='protocol', values='cell', aggfunc=', '.join, sort=False).fillna('–')
     return wide[sorted(wide, key=lambda p: HONESTY.index(p) if p in HONESTY else len(HONESTY))].reset_index().drop(columns='recipe').rename_axis(columns=None)
 
@@ -275,7 +272,7 @@ def show_differences(
 ) -> pd.DataFrame:     # all text
     "Differences as they are read, in points; no interval over fewer than `FEW` speakers."
     rows = [{n: getattr(r, n) for n in names} | {'UAR': f'{100*r.a:.1f}', 'of the other': f'{100*r.b:.1f}', 'difference': _points(r.difference),
-            '95 %': f'{_points(r.difference_lo)} to {_points(r.difference_hi)}' if r.n_speakers >= FEW else f'{r.n_speakers} speakers',
+            '95 %': f'{_points(r.difference_lo)} to {_points(r.difference_hi)}' if enough(r.n_speakers) else f'{r.n_speakers} speakers',
             'p': _small(r.p), 'p, Holm': _small(r.p_holm)} for r in table.itertuples()]
     df = pd.DataFrame(rows)
     if 'p_mcnemar_holm' in table and table.p_mcnemar_holm.notna().any():

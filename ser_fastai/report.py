@@ -28,7 +28,7 @@ from .core import Recipe, SerError, atomic_write, label_order, repo_path
 from .corpora import CORPORA, plot_classes
 from .evaluate import accuracy, counts, labels_of, plot_confusion, plot_curves, recall_by_class, resampled, uar
 from .features import clip_features, feature_settings, plot_log_mel
-from .results import (FEW, PAPER, RANDOM, load_clips, load_curves, load_predictions, load_runs, shared, show_table1, summarise,
+from .results import (PAPER, RANDOM, enough, load_clips, load_curves, load_predictions, load_runs, shared, show_table1, summarise,
                                 table1, to_markdown)
 from .splits import PROTOCOLS
 
@@ -385,7 +385,7 @@ def table_html(
 # %% ../nbs/11_report.ipynb #78873a93
 def _interval(r, m, protocol):
     "An interval in words, or why there is none."
-    if protocol not in RANDOM and r.n_speakers < FEW: return f'{_number(r.n_speakers, "speaker")}, too few for an interval,'
+    if not enough(r.n_speakers, protocol): return f'{_number(r.n_speakers, "speaker")}, too few for an interval,'
     return f'95 % interval {100*r[f"{m}_lo"]:.0f} to {100*r[f"{m}_hi"]:.0f}'
 
 def headline(

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['FACTS', 'COMPUTED', 'CURVES', 'CLIPS', 'PARTS', 'RANDOM', 'FEW', 'MODEL', 'TESTED', 'PAPER', 'run_id', 'recipe_facts',
            'rounded', 'load_clips', 'merge_clips', 'save_run', 'read_run', 'done', 'load_runs', 'index_runs',
-           'read_predictions', 'load_predictions', 'load_curves', 'scores', 'summarise', 'shared', 'table1',
-           'show_table1', 'to_markdown']
+           'read_predictions', 'load_predictions', 'load_curves', 'enough', 'scores', 'summarise', 'shared', 'table1',
+           'percent', 'show_table1', 'to_markdown']
 
 # %% ../nbs/10_results.ipynb #83ec97cf
 import io, json, re
@@ -218,6 +218,14 @@ FEW = 10                      # with fewer speakers than that, an interval over 
 MODEL = ['recipe', 'recipe_hash', 'arch', 'weights', 'size', 'epochs', 'transductive']
 TESTED = ['corpora', 'test_corpora', 'protocol']
 
+# %% ../nbs/10_results.ipynb #e3b87481
+def enough(
+    n_speakers,        # that were tested
+    protocol: str = '' # under which; without it the interval is over speakers
+) -> bool:
+    "Is an interval shown? One over speakers needs `FEW` of them; under a random protocol it is over clips."
+    return protocol in RANDOM or not n_speakers < FEW
+
 # %% ../nbs/10_results.ipynb #ae507d59
 def scores(
     pred,              # predictions, of one run or pooled
@@ -318,29 +326,35 @@ def table1(
     rows = rows.merge(ours, on='recipe', how='left')
     return rows.assign(note=rows.recipe.map(failed).where(rows.arch.isna()))
 
-# %% ../nbs/10_results.ipynb #0e6b05e5
+# %% ../nbs/10_results.ipynb #4861c5dc
+def percent(
+    r,                 # a row with a score and, with `_lo` and `_hi` behind its name, the interval
+    m: str,            # the name of the score
+    shown: bool = True # the interval too, where there is one?
+) -> str:              # e.g. "57.3 (52–62)"; empty where there is no score
+    "A score as it is read."
+    if pd.isna(r.get(m)): return ''
+    return f'{100*r[m]:.1f}' + (f' ({100*r[f"{m}_lo"]:.0f}–{100*r[f"{m}_hi"]:.0f})' if shown and pd.notna(r.get(f'{m}_lo')) else '')
+
+# %% ../nbs/10_results.ipynb #dd6a321e
 def show_table1(
     table  # as `table1` gives it
 ) -> pd.DataFrame:  # all text
     "Table 1 as it is read."
-    def pct(r, col, ci=True):
-        if col not in r or pd.isna(r[col]): return ''
-        lo, hi = r.get(f'{col}_lo'), r.get(f'{col}_hi')
-        return f'{100*r[col]:.1f}' + (f' ({100*lo:.0f}–{100*hi:.0f})' if ci and pd.notna(lo) else '')
     rows = []
     for _, r in table.iterrows():
-        published = ' / '.join(filter(None, (pct(r, f'published_{m}') for m in ('accuracy', 'f1'))))
+        published = ' / '.join(filter(None, (percent(r, f'published_{m}') for m in ('accuracy', 'f1'))))
         row = {'model': r.model, 'published accuracy / F1': published, 'network': r['arch'], 'weights': r['weights'],
                'pixels': r['size'], 'epochs': r['epochs']}
         row = {k: '–' if pd.isna(v) or v in ('', 0) else str(v) for k, v in row.items()}
         for p in [c.removesuffix('_seeds') for c in table if c.endswith('_seeds')]:
             random, run = p in RANDOM, pd.notna(r[f'{p}_seeds'])
-            main, enough = 'accuracy' if random else 'uar', random or not r.get(f'{p}_n_speakers', FEW) < FEW
+            main, ci = 'accuracy' if random else 'uar', enough(r.get(f'{p}_n_speakers', FEW), p)
             why = f'not run: {r.note}' if pd.notna(r.note) else 'not run'
-            half = {'accuracy' if random else 'UAR': pct(r, f'{p}_{main}', enough) if run else why,
-                    'valid / test': ' / '.join(pct(r, f'{p}_{q}_{main}') or '–' for q in ('valid', 'test')) if run else '',
-                    'on shared splits': pct(r, f'{p}_shared_{main}'),
-                    'macro F1': pct(r, f'{p}_macro_f1', enough),
+            half = {'accuracy' if random else 'UAR': percent(r, f'{p}_{main}', ci) if run else why,
+                    'valid / test': ' / '.join(percent(r, f'{p}_{q}_{main}') or '–' for q in ('valid', 'test')) if run else '',
+                    'on shared splits': percent(r, f'{p}_shared_{main}'),
+                    'macro F1': percent(r, f'{p}_macro_f1', ci),
                     'seeds' if random else 'folds': r[f'{p}_{"seeds" if random else "folds"}'] if run else ''}
             if not random: del half['valid / test']
             row |= {f'`{p}` {k}': v for k, v in half.items()}
