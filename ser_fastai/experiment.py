@@ -12,10 +12,11 @@ from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
-# %% ../nbs/30_experiment.ipynb #bce2cb34
+# %% ../nbs/30_experiment.ipynb #78601e8d
 import numpy as np
 import pandas as pd
 import torch
+from filelock import FileLock, Timeout
 from joblib import Parallel, cpu_count, delayed, parallel_config
 from tqdm.auto import tqdm
 
@@ -127,7 +128,7 @@ def train(
     "Train a recipe on a split."
     return TRAINERS[recipe.model](df, features or build_features(df, recipe), s, recipe, seed, weights, checkpoint)
 
-# %% ../nbs/30_experiment.ipynb #4181d4a7
+# %% ../nbs/30_experiment.ipynb #5c114d32
 def _why(e): return (str(e) if isinstance(e, SerError) else f'{type(e).__name__}: {e}').replace(str(Path.home()), '~')
 
 def corpora_of_run(
@@ -146,28 +147,33 @@ def run_one(
     fold: int = 0,
     seed: int = 0,
     weights=None,       # path of a state dict, for recipes that do not start from scratch
-    results=None        # the results folder
+    results=None,       # the results folder
+    wait: bool = True   # for another process that is training this run? Otherwise filelock's `Timeout` says so
 ) -> str:               # the run's name
     "Train, score and store; a run that is stored already is not repeated, one that was interrupted goes on, and one that leaks does not start."
     recipe, s = adapt(recipe, weights=weights), split(df, protocol, fold, seed)
     corpora, test_corpora = corpora_of_run(df, protocol, s)
-    run, start = run_id(recipe, corpora, protocol, fold, seed, test_corpora), time.time()
-    if done(run, results): return run
-    facts = dict(run=run, corpora=corpora, test_corpora=test_corpora, protocol=protocol, fold=fold, seed=seed, n_params=0, n_train=len(s.train),
-                 **recipe_facts(recipe), **environment())
-    checkpoint = cache_path()/'checkpoints'/f'{run}.pt'
-    try:
-        check_leaks(df, s, protocol, fold)
-        trained = train(df, recipe, s, seed, weights, checkpoint)
-        test, valid = [prediction_frame(df, rows, trained.predict_proba(rows), trained.labels) for rows in (s.test, s.valid)]
-    except Exception as e:
-        save_run(facts | dict(seconds=round(time.time() - start, 1), error=_why(e)), results=results)
-        raise
-    save_run(facts | dict(n_params=trained.n_params, seconds=round(time.time() - start, 1)), test, valid, trained.curves, df, results)
-    checkpoint.unlink(missing_ok=True)
+    run = run_id(recipe, corpora, protocol, fold, seed, test_corpora)
+    locks, checkpoint = cache_path()/'locks', cache_path()/'checkpoints'/f'{run}.pt'
+    locks.mkdir(parents=True, exist_ok=True)
+    with FileLock(locks/f'{run}.lock', -1 if wait else 0):   # the system's own: it ends with the process, however that ends
+        if done(run, results): return run
+        start = time.time()
+        facts = dict(run=run, corpora=corpora, test_corpora=test_corpora, protocol=protocol, fold=fold, seed=seed, n_params=0, n_train=len(s.train),
+                     **recipe_facts(recipe), **environment())
+        try:
+            check_leaks(df, s, protocol, fold)
+            trained = train(df, recipe, s, seed, weights, checkpoint)
+            test, valid = [prediction_frame(df, rows, trained.predict_proba(rows), trained.labels) for rows in (s.test, s.valid)]
+        except Exception as e:
+            save_run(facts | dict(seconds=round(time.time() - start, 1), error=_why(e)), results=results)
+            raise
+        else: save_run(facts | dict(n_params=trained.n_params, seconds=round(time.time() - start, 1)), test, valid, trained.curves, df, results)
+        finally: index_runs(results)
+        checkpoint.unlink(missing_ok=True)
     return run
 
-# %% ../nbs/30_experiment.ipynb #fd5812f6
+# %% ../nbs/30_experiment.ipynb #f36763d0
 def splits_of(
     df: pd.DataFrame,     # a corpus frame
     protocols: list,      # names from `PROTOCOLS`
@@ -204,24 +210,27 @@ def run_grid(
     try: index_runs(results)                 # what cannot be written is better known before the training
     except OSError as e: raise SerError(f'{results_path(results)} cannot be written ({e.strerror}): name another folder with --results.') from None
     for r in recipes: build_features(df, r)
-    try:
-        with parallel_config('loky', inner_max_num_threads=max(1, cpu_count()//jobs), idle_worker_timeout=10):
-            work = (delayed(_attempt)(i, df, r, row['protocol'], row['fold'], row['seed'], weights, results, jobs > 1) for i, (row, r) in enumerate(todo))
+    with parallel_config('loky', inner_max_num_threads=max(1, cpu_count()//jobs), idle_worker_timeout=10):
+        for wait in (False, True):       # what another process is training is passed over, and looked at again in the end
+            work = (delayed(_attempt)(i, df, r, row['protocol'], row['fold'], row['seed'], weights, results, wait, jobs > 1) for i, (row, r) in enumerate(todo))
             ended = Parallel(jobs, return_as='generator_unordered', batch_size=1, pre_dispatch='all')(work)
-            for i, error in (bar := progress(ended, total=len(todo), desc='runs')):
+            for i, status, error in (bar := progress(ended, total=len(todo), desc='runs')):
                 bar.set_postfix_str(todo[i][0]['run'])
-                if error: todo[i][0].update(status='failed', error=error)
-    finally: index_runs(results)
+                todo[i][0].update(status=status, error=error)
+            todo = [(row, r) for row, r in todo if row['status'] == 'busy']
+            if not todo: break
+            tqdm.write(f'{len(todo)} of these runs are being trained by another process; waiting for it.')
     return pd.DataFrame(rows)
 
-def _attempt(i, df, recipe, protocol, fold, seed, weights, results, quiet):
-    "A run of a grid, and why it failed if it did."
+def _attempt(i, df, recipe, protocol, fold, seed, weights, results, wait, quiet):
+    "A run of a grid: its number, what became of it, and why it failed if it did."
     if quiet: os.environ['SER_QUIET'] = '1'   # bars of several processes would overwrite each other
-    try: run_one(df, recipe, protocol, fold, seed, weights, results)
+    try: run_one(df, recipe, protocol, fold, seed, weights, results, wait)
+    except Timeout: return i, 'busy', None
     except Exception as e:
         if not isinstance(e, SerError): tqdm.write(traceback.format_exc())
-        return i, _why(e)
-    return i, None
+        return i, 'failed', _why(e)
+    return i, 'done', None
 
 # %% ../nbs/30_experiment.ipynb #77cd92af
 def sweep(

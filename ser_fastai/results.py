@@ -162,15 +162,17 @@ def load_runs(
     ints = ['epochs', 'fold', 'seed', 'n_params', 'n_train', 'n_valid', 'n_test']
     return pd.DataFrame(rows, columns=FACTS).astype(dict.fromkeys(ints, 'Int64'))
 
-# %% ../nbs/10_results.ipynb #48f12d36
+# %% ../nbs/10_results.ipynb #5f073fa7
 def index_runs(
     results=None  # the results folder
 ) -> Path:        # runs.csv
     "Derive `runs.csv` from the JSON files."
-    runs = load_runs(results)
-    runs['versions'] = [json.dumps(v, sort_keys=True) if isinstance(v, dict) else v for v in runs.versions]
     f = results_path(results)/'runs.csv'
-    with atomic_write(f) as tmp: tmp.write_text(_csv(runs), encoding='utf8', newline='')
+    f.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f.parent/'.runs.lock.tmp'):      # who comes last has seen every run
+        runs = load_runs(results)
+        runs['versions'] = [json.dumps(v, sort_keys=True) if isinstance(v, dict) else v for v in runs.versions]
+        with atomic_write(f) as tmp: tmp.write_text(_csv(runs), encoding='utf8', newline='')
     return f
 
 # %% ../nbs/10_results.ipynb #a16d9e54

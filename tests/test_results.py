@@ -64,6 +64,14 @@ def test_many_writers_lose_no_clip(corpus, tmp_path):
     with ThreadPoolExecutor(16) as ex: list(ex.map(lambda i: R.merge_clips(corpus[i::16], tmp_path), range(16)))
     assert list(R.load_clips(tmp_path)['clip']) == sorted(corpus['clip'])
 
+def test_whoever_lists_last_lists_every_run(corpus, tmp_path):
+    save(corpus, tmp_path)
+    def list_one(seed):
+        save(corpus, tmp_path, seed=seed)
+        return len(pd.read_csv(R.index_runs(tmp_path)))
+    with ThreadPoolExecutor(8) as ex: found = list(ex.map(list_one, range(1, 9)))
+    assert max(found) == 9 == len(pd.read_csv(tmp_path/'runs.csv'))
+
 def test_missing_and_unknown_facts(corpus, tmp_path):
     with pytest.raises(ValueError, match='colour'): save(corpus, tmp_path, colour='red')
     with pytest.raises(ValueError, match='seconds'): R.save_run({k: v for k, v in facts().items() if k != 'seconds'}, results=tmp_path)

@@ -1,0 +1,56 @@
+"Grids of several processes: nothing is trained twice, a killed process blocks nobody, and the list of runs keeps up."
+import os, signal, subprocess, sys, time
+import pandas as pd, pytest
+from filelock import Timeout
+from ser_fastai import experiment as X
+from ser_fastai.results import done, load_runs
+from test_train import cache, made
+
+GRID = '''
+import os, sys, time
+from pathlib import Path
+import pandas as pd
+from ser_fastai import experiment as X
+d, n = Path(sys.argv[1]), int(sys.argv[2])
+real = X.TRAINERS['svm']
+def svm(df, features, s, *rest):
+    with open(d/'trained', 'a') as f: f.write(f'{os.getpid()} {df.speaker.iloc[s.test[0]]}\\n')
+    begun = lambda: {line.split()[0] for line in (d/'trained').read_text().splitlines()}
+    while len(begun()) < n: time.sleep(.05)          # the first training of each process goes on once all have begun one
+    return real(df, features, s, *rest)
+X.TRAINERS['svm'] = svm
+rows = X.run_grid(pd.read_pickle(d/'df'), [X.RECIPES['svm']], ['loso'], results=d/'results')
+assert set(rows.status) == {'done'}
+'''
+
+def start(df, folder, n):
+    df.to_pickle(folder/'df')
+    return subprocess.Popen([sys.executable, '-c', GRID, str(folder), str(n)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+def test_two_processes_share_a_grid(made, tmp_path):
+    two = [start(made[0], tmp_path, 2) for _ in range(2)]
+    said = [p.communicate(timeout=240)[0] for p in two]
+    assert [p.returncode for p in two] == [0, 0], said
+    trained = [line.split() for line in (tmp_path/'trained').read_text().splitlines()]
+    assert sorted(s for _, s in trained) == [f'made_{i}' for i in range(5)] and len({pid for pid, _ in trained}) == 2
+    assert len(pd.read_csv(tmp_path/'results'/'runs.csv')) == 5
+
+def test_a_killed_process_blocks_nobody(made, tmp_path):
+    p = start(made[0], tmp_path, 2)                                                            # waits for a second one, which never comes
+    try:
+        stop = time.time() + 120
+        while not (tmp_path/'trained').exists() and p.poll() is None and time.time() < stop: time.sleep(.1)
+        first = lambda: X.run_one(made[0], X.RECIPES['svm'], 'loso', results=tmp_path/'results', wait=False)
+        with pytest.raises(Timeout): first()
+    finally: os.kill(p.pid, signal.SIGKILL); p.communicate()
+    assert not len(load_runs(tmp_path/'results')) and done(first(), tmp_path/'results')
+
+def test_every_finished_run_is_listed_at_once(made, tmp_path, monkeypatch):
+    listed, real = [], X.TRAINERS['svm']
+    def svm(*args):
+        listed.append(len(pd.read_csv(tmp_path/'runs.csv')))
+        if len(listed) == 2: raise RuntimeError('out of memory')
+        return real(*args)
+    monkeypatch.setitem(X.TRAINERS, 'svm', svm)
+    X.run_grid(made[0], [X.RECIPES['svm']], ['loso'], folds=[0, 1, 2], results=tmp_path)
+    assert listed == [0, 1, 2] and list(pd.read_csv(tmp_path/'runs.csv').status.value_counts()[['done', 'failed']]) == [2, 1]
