@@ -128,7 +128,7 @@ def train(
     "Train a recipe on a split."
     return TRAINERS[recipe.model](df, features or build_features(df, recipe), s, recipe, seed, weights, checkpoint)
 
-# %% ../nbs/30_experiment.ipynb #5c114d32
+# %% ../nbs/30_experiment.ipynb #286cd7f8
 def _why(e): return (str(e) if isinstance(e, SerError) else f'{type(e).__name__}: {e}').replace(str(Path.home()), '~')
 
 def corpora_of_run(
@@ -148,7 +148,8 @@ def run_one(
     seed: int = 0,
     weights=None,       # path of a state dict, for recipes that do not start from scratch
     results=None,       # the results folder
-    wait: bool = True   # for another process that is training this run? Otherwise filelock's `Timeout` says so
+    wait: bool = True,  # for another process that is training this run? Otherwise filelock's `Timeout` says so
+    report: bool = True # print what test clips share with training?
 ) -> str:               # the run's name
     "Train, score and store; a run that is stored already is not repeated, one that was interrupted goes on, and one that leaks does not start."
     recipe, s = adapt(recipe, weights=weights), split(df, protocol, fold, seed)
@@ -162,7 +163,8 @@ def run_one(
         facts = dict(run=run, corpora=corpora, test_corpora=test_corpora, protocol=protocol, fold=fold, seed=seed, n_params=0, n_train=len(s.train),
                      **recipe_facts(recipe), **environment())
         try:
-            check_leaks(df, s, protocol, fold)
+            found = check_leaks(df, s, protocol, fold)
+            if report: tqdm.write(str(found))
             trained = train(df, recipe, s, seed, weights, checkpoint)
             test, valid = [prediction_frame(df, rows, trained.predict_proba(rows), trained.labels) for rows in (s.test, s.valid)]
         except Exception as e:
@@ -173,7 +175,7 @@ def run_one(
         checkpoint.unlink(missing_ok=True)
     return run
 
-# %% ../nbs/30_experiment.ipynb #f36763d0
+# %% ../nbs/30_experiment.ipynb #37064b95
 def splits_of(
     df: pd.DataFrame,     # a corpus frame
     protocols: list,      # names from `PROTOCOLS`
@@ -225,14 +227,14 @@ def run_grid(
 def _attempt(i, df, recipe, protocol, fold, seed, weights, results, wait, quiet):
     "A run of a grid: its number, what became of it, and why it failed if it did."
     if quiet: os.environ['SER_QUIET'] = '1'   # bars of several processes would overwrite each other
-    try: run_one(df, recipe, protocol, fold, seed, weights, results, wait)
+    try: run_one(df, recipe, protocol, fold, seed, weights, results, wait, report=False)
     except Timeout: return i, 'busy', None
     except Exception as e:
         if not isinstance(e, SerError): tqdm.write(traceback.format_exc())
         return i, 'failed', _why(e)
     return i, 'done', None
 
-# %% ../nbs/30_experiment.ipynb #77cd92af
+# %% ../nbs/30_experiment.ipynb #29c5b54b
 def sweep(
     df: pd.DataFrame,       # a corpus frame
     recipes: list,          # the candidates
@@ -246,7 +248,9 @@ def sweep(
     rows = pd.read_csv(file, dtype={'recipe_hash': str}).to_dict('records') if file and file.exists() else []
     have = {r['recipe_hash'] for r in rows if (r['protocol'], r['fold'], r['seed']) == (protocol, fold, seed)}
     recipes = [adapt(r, weights=weights) for r in recipes]
-    for r in progress([r for r in recipes if r.hash not in have], desc='sweep'):
+    recipes = [r for r in recipes if r.hash not in have]
+    if recipes: tqdm.write(str(check_leaks(df, s, protocol, fold)))
+    for r in progress(recipes, desc='sweep'):
         start, t = time.time(), train(df, r, s, seed, weights)
         pred = prediction_frame(df, s.valid, t.predict_proba(s.valid), t.labels)
         rows.append(dict(recipe=r.name, recipe_hash=r.hash, arch=r.arch if r.model == 'cnn' else r.model, size='-'.join(map(str, r.sizes)), lr=r.lr, bs=r.bs,
