@@ -29,7 +29,7 @@ from .corpora import CORPORA, plot_classes
 from .evaluate import accuracy, counts, labels_of, plot_confusion, plot_curves, recall_by_class, resampled, uar
 from .features import clip_features, feature_settings, plot_log_mel
 from .results import (PAPER, RANDOM, enough, load_clips, load_curves, load_predictions, load_runs, shared, show_table1, summarise,
-                                table1, to_markdown)
+                                table1, to_markdown, whole_seeds)
 from .splits import PROTOCOLS
 
 # %% ../nbs/11_report.ipynb #5685e563
@@ -134,9 +134,9 @@ def tested(
     results=None,             # the results folder
     corpora: str = 'ravdess'  # whose clips
 ) -> pd.DataFrame:            # facts of runs
-    "The runs of the paper's recipes that succeeded, trained and scored on the same corpora."
+    "The runs of the paper's recipes that succeeded, trained and scored on the same corpora, without half-finished seeds of models that have whole ones."
     runs = load_runs(results)
-    return runs[(runs.status == 'done') & runs.recipe.isin(list(PAPER)) & (runs.corpora == corpora) & (runs.test_corpora == corpora)]
+    return whole_seeds(runs[(runs.status == 'done') & runs.recipe.isin(list(PAPER)) & (runs.corpora == corpora) & (runs.test_corpora == corpora)], results)
 
 # %% ../nbs/11_report.ipynb #d4426035
 PAIRS = ('cnn_transfer', 'cnn_transfer_aug'), ('cnn_scratch', 'cnn_scratch_aug')

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['FACTS', 'COMPUTED', 'CURVES', 'CLIPS', 'PARTS', 'RANDOM', 'FEW', 'MODEL', 'TESTED', 'PAPER', 'run_id', 'recipe_facts',
            'rounded', 'load_clips', 'merge_clips', 'save_run', 'read_run', 'done', 'load_runs', 'index_runs',
-           'read_predictions', 'load_predictions', 'load_curves', 'enough', 'scores', 'summarise', 'shared', 'table1',
-           'percent', 'show_table1', 'to_markdown']
+           'read_predictions', 'load_predictions', 'load_curves', 'enough', 'scores', 'summarise', 'shared',
+           'complete_runs', 'whole_seeds', 'table1', 'percent', 'show_table1', 'to_markdown']
 
 # %% ../nbs/10_results.ipynb #83ec97cf
 import io, json, re
@@ -16,9 +16,10 @@ from pathlib import Path
 import numpy as np, pandas as pd
 from filelock import FileLock
 
-# %% ../nbs/10_results.ipynb #29a3b494
+# %% ../nbs/10_results.ipynb #b467d221
 from .core import Recipe, SerError, atomic_write, hash_of, label_order, repo_path, results_path
 from .evaluate import METRICS, bootstrap, check_predictions, labels_of, metrics, wilson
+from .splits import PROTOCOLS, n_folds
 
 # %% ../nbs/10_results.ipynb #590fd9fb
 def run_id(
@@ -292,6 +293,30 @@ def shared(
     models = df.groupby(TESTED).model.transform('nunique')
     return runs[df.groupby([*TESTED, 'split']).model.transform('nunique') == models]
 
+# %% ../nbs/10_results.ipynb #986f72a0
+def complete_runs(
+    runs,         # facts of runs
+    results=None  # the results folder
+) -> pd.DataFrame:# some of them
+    "The runs of models and seeds that were scored on every fold of their protocol."
+    clips = load_clips(results).replace('', None)
+    def wanted(tested):
+        corpora, test_corpora, protocol = tested
+        if 'corpus' in PROTOCOLS[protocol].unseen: return 1     # the other corpora and this one determine the fold
+        return n_folds(clips[clips.corpus.isin(test_corpora.split(','))].reset_index(drop=True), protocol)
+    runs = runs[runs.status == 'done']
+    keep = [g for key, g in runs.groupby(['seed'] + MODEL + TESTED, dropna=False) if g.fold.nunique() == wanted(key[-3:])]
+    return pd.concat(keep) if keep else runs[:0]
+
+def whole_seeds(
+    runs,         # facts of runs
+    results=None  # the results folder
+) -> pd.DataFrame:# some of them
+    "Runs without the half-finished seeds of models that have whole ones."
+    model = runs.groupby(MODEL + TESTED, dropna=False).ngroup()
+    whole = runs.index.isin(complete_runs(runs, results).index)
+    return runs[whole | ~model.isin(model[whole])]
+
 # %% ../nbs/10_results.ipynb #7db27eb2
 PAPER = dict(  # recipe -> what it is, the paper's accuracy and F1 on its 96 validation clips (RAVDESS + SAVEE)
     svm=('SVM, mean MFCC', .517, .509),
@@ -301,7 +326,7 @@ PAPER = dict(  # recipe -> what it is, the paper's accuracy and F1 on its 96 val
     cnn_transfer=('CNN, ImageNet weights', .573, .528),
     cnn_transfer_aug=('CNN, ImageNet weights, augmented', .667, .631))
 
-# %% ../nbs/10_results.ipynb #fddcb86c
+# %% ../nbs/10_results.ipynb #4654be9a
 def table1(
     results=None,             # the results folder
     runs=None,                # facts of runs; without it all of `results`
@@ -312,7 +337,7 @@ def table1(
     "The paper's Table 1: published figures beside ours, as numbers."
     runs = load_runs(results) if runs is None else runs
     runs = runs[runs.recipe.isin(list(PAPER)) & (runs.corpora == corpora) & (runs.test_corpora == corpora)]
-    runs = runs[runs.protocol.isin(protocols)]
+    runs = whole_seeds(runs[runs.protocol.isin(protocols)], results)
     all_, same = summarise(runs, results, n_boot=n_boot), summarise(shared(runs), results, n_boot=0)
     rows = pd.DataFrame([(r, *v) for r, v in PAPER.items()], columns=['recipe', 'model', 'published_accuracy', 'published_f1'])
     ours = runs.loc[runs.status == 'done', MODEL].drop_duplicates().sort_values(MODEL)

@@ -54,3 +54,13 @@ def test_every_finished_run_is_listed_at_once(made, tmp_path, monkeypatch):
     monkeypatch.setitem(X.TRAINERS, 'svm', svm)
     X.run_grid(made[0], [X.RECIPES['svm']], ['loso'], folds=[0, 1, 2], results=tmp_path)
     assert listed == [0, 1, 2] and list(pd.read_csv(tmp_path/'runs.csv').status.value_counts()[['done', 'failed']]) == [2, 1]
+
+def test_what_leaks_is_said_once_before_a_run(made, tmp_path, capsys):
+    df, svm = made[0], X.RECIPES['svm']
+    X.run_one(df, svm, 'loso', results=tmp_path)
+    X.sweep(df, [svm], 'loso', 1)
+    X.run_grid(df, [svm], ['loso'], results=tmp_path)
+    said = [line.split(':')[:2] for line in capsys.readouterr().out.splitlines() if 'in training' in line]
+    assert said == [['loso fold 0', ' clean'], ['loso fold 1', ' clean'], ['loso fold 0', ' clean']]
+    X.run_one(df, svm, 'loso', results=tmp_path); X.run_grid(df, [svm], ['loso'], results=tmp_path)
+    assert 'in training' not in capsys.readouterr().out                                        # nothing was run

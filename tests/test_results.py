@@ -155,6 +155,19 @@ def test_table1_compares_on_shared_splits(corpus, tmp_path):
     md = R.to_markdown(text.reset_index())
     assert len(md.splitlines()) == 8 and len({line.count('|') for line in md.splitlines()}) == 1
 
+def test_a_half_finished_seed_is_not_mixed_with_whole_ones(corpus, tmp_path):
+    df = corpus[corpus.corpus == 'ravdess']
+    def fold(f, seed, **kw): save(df[df.speaker == f'ravdess/{f}'], tmp_path, n=8, fold=f, seed=seed, protocol='emobox', **kw)
+    for f in range(4): fold(f, 0)
+    row = lambda: R.table1(tmp_path).set_index('recipe').loc['svm']
+    before = row()
+    for f in range(2): fold(f, 1, right=1.)
+    assert (before.emobox_seeds, before.emobox_folds) == ('0', '0-3') and row().equals(before)
+    for f in (2, 3): fold(f, 1, right=1.)
+    assert row().emobox_seeds == '0-1' and row().emobox_uar > before.emobox_uar
+    fold(1, 0, recipe=Recipe('lstm', model='lstm'))
+    assert R.table1(tmp_path).set_index('recipe').loc['lstm', 'emobox_folds'] == '1'       # all that there is, and its folds
+
 def test_no_interval_over_a_few_speakers(corpus, tmp_path):
     df = corpus[corpus.corpus == 'ravdess']
     save(df, tmp_path)
