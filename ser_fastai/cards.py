@@ -7,12 +7,10 @@ __all__ = ['CITE', 'ABOUT', 'data_of', 'licence_of', 'in_words', 'licence_text',
            'in_short', 'card', 'run_card']
 
 # %% ../nbs/49_cards.ipynb #a1ea87ae
-import numpy as np
 import pandas as pd
 
-# %% ../nbs/49_cards.ipynb #2e520ca2
-from .calibration import temperature
-from .compare import answers, calibration, fairness_table, model_title
+# %% ../nbs/49_cards.ipynb #94b8274c
+from .compare import answers, calibration, fairness_table, mean_temperature, model_title
 from .core import Recipe, SerError, results_path
 from .corpora import CORPORA
 from .evaluate import labels_of, recall_by_class
@@ -72,7 +70,7 @@ def licence_text(
         'Attribution', *[f'- {a}' for a in licence.get('attribution', [])], '',
         'What was changed: the recordings were turned into spectrograms and a classifier was trained on these; no sound is in this folder.']) + '\n'
 
-# %% ../nbs/49_cards.ipynb #781bd943
+# %% ../nbs/49_cards.ipynb #a064db24
 def _runs_of(recipe, results, corpora):
     runs, name = load_runs(results), getattr(recipe, 'name', recipe)
     runs = runs[(runs.recipe_hash == recipe.hash) if isinstance(recipe, Recipe) else (runs.recipe == recipe)]
@@ -107,7 +105,7 @@ def temperature_of(
     "What the logits of a recipe are divided by, fitted on the validation clips of its runs on unseen speakers (Guo et al. 2017)."
     runs = _runs_of(recipe, results, corpora)
     runs = runs[runs.protocol.map(lambda p: 'speaker' in PROTOCOLS[p].unseen).astype(bool) & (runs.n_valid > 0)]
-    return float(np.mean([temperature(load_predictions(r, 'valid', results)) for r in runs.run])) if len(runs) else 1.
+    return mean_temperature(runs, results) if len(runs) else 1.
 
 # %% ../nbs/49_cards.ipynb #419932d6
 def unseen_scores(

@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['PEERS', 'HONESTY', 'GROUPS', 'Comparison', 'load_peers', 'model_name', 'model_title', 'model_titles', 'answers',
-           'our_runs', 'systems', 'gap_table', 'show_gap', 'plot_gap', 'together', 'compare', 'pairs_table',
-           'show_differences', 'setting', 'ablation_runs', 'ablation_table', 'show_ablation', 'conclude',
-           'plot_ablation', 'calibration', 'calibration_table', 'fairness_table', 'best_by_validation', 'comparisons']
+           'our_runs', 'systems', 'gap_table', 'show_gap', 'plot_gap', 'together', 'compare', 'pairs_table', 'points',
+           'p_value', 'show_differences', 'setting', 'ablation_runs', 'ablation_table', 'show_ablation', 'conclude',
+           'plot_ablation', 'mean_temperature', 'calibration', 'calibration_table', 'fairness_table',
+           'best_by_validation', 'comparisons']
 
 # %% ../nbs/10a_compare.ipynb #d9d2579f
 from collections import namedtuple
@@ -195,7 +196,7 @@ def plot_gap(
     ax.legend(frameon=False, fontsize=10, loc='upper left', bbox_to_anchor=(1, 1))
     return ax
 
-# %% ../nbs/10a_compare.ipynb #1acb2268
+# %% ../nbs/10a_compare.ipynb #4fbc31a3
 def _meet(a, b):
     "Clip, and fold and seed where known, of the answers that two systems share."
     on = ['clip', 'pair'] if 'pair' in a and 'pair' in b else ['clip']
@@ -250,23 +251,35 @@ def pairs_table(
     df = pd.DataFrame(rows, columns=None if rows else ['system_a', 'system_b', 'b_ours', 'folds', 'difference', 'p', 'p_mcnemar'])
     return df.assign(p_holm=holm(df.p.to_numpy(float)), p_mcnemar_holm=holm(df.p_mcnemar.to_numpy(float)) if known else np.nan)
 
-def _points(x): return f'{100*x:+.1f}'.replace('-', '−')
-def _small(p): return '' if pd.isna(p) else '<0.001' if p < .001 else f'{p:.3f}'
+def points(
+    x  # a difference of two scores
+) -> str:
+    "A difference as it is read, in points."
+    return f'{100*x:+.1f}'.replace('-', '−')
+
+def p_value(
+    p,               # NaN where a test was not made
+    sentence = False # for a sentence rather than a cell?
+) -> str:
+    "A p-value as it is read."
+    if pd.isna(p): return ''
+    relation, number = ('<', '0.001') if p < .001 else ('=', f'{p:.3f}')
+    return f'p {relation} {number}' if sentence else relation.strip('=') + number
 
 def show_differences(
     table,             # `difference`, its ends, p and p_holm
     names=('system_a', 'system_b')
 ) -> pd.DataFrame:     # all text
     "Differences as they are read, in points; no interval over fewer than `FEW` speakers."
-    rows = [{n: getattr(r, n) for n in names} | {'UAR': f'{100*r.a:.1f}', 'of the other': f'{100*r.b:.1f}', 'difference': _points(r.difference),
-            '95 %': f'{_points(r.difference_lo)} to {_points(r.difference_hi)}' if enough(r.n_speakers) else f'{r.n_speakers} speakers',
-            'p': _small(r.p), 'p, Holm': _small(r.p_holm)} for r in table.itertuples()]
+    rows = [{n: getattr(r, n) for n in names} | {'UAR': f'{100*r.a:.1f}', 'of the other': f'{100*r.b:.1f}', 'difference': points(r.difference),
+            '95 %': f'{points(r.difference_lo)} to {points(r.difference_hi)}' if enough(r.n_speakers) else f'{r.n_speakers} speakers',
+            'p': p_value(r.p), 'p, Holm': p_value(r.p_holm)} for r in table.itertuples()]
     df = pd.DataFrame(rows)
     if 'p_mcnemar_holm' in table and table.p_mcnemar_holm.notna().any():
-        df = df.assign(**{'McNemar': table.p_mcnemar.map(_small).to_list(), 'McNemar, Holm': table.p_mcnemar_holm.map(_small).to_list()})
+        df = df.assign(**{'McNemar': table.p_mcnemar.map(p_value).to_list(), 'McNemar, Holm': table.p_mcnemar_holm.map(p_value).to_list()})
     return df
 
-# %% ../nbs/10a_compare.ipynb #6913b7dd
+# %% ../nbs/10a_compare.ipynb #6bea8cba
 def setting(
     run  # facts of one run
 ) -> str:
@@ -328,9 +341,8 @@ def conclude(
     sign = dict(zip(['help', 'hurt', 'cannot be told from the base'],
                     [(table.p_holm < alpha) & (table.difference > 0), (table.p_holm < alpha) & (table.difference < 0), ~(table.p_holm < alpha)]))
     def told(r):
-        p = 'p < 0.001' if r.p_holm < .001 else f'p = {r.p_holm:.3f}'
-        also = [p] + ['transductive']*r.transductive + [r.setting]*many
-        return f'`{r.change}` {_points(r.difference)} points ({", ".join(also)})'
+        also = [p_value(r.p_holm, True)] + ['transductive']*r.transductive + [r.setting]*many
+        return f'`{r.change}` {points(r.difference)} points ({", ".join(also)})'
     return '\n'.join(f'- {g.sum()} of {len(table)} changes {what}' + (': ' + ', '.join(told(r) for r in table[g].itertuples()) if g.any() else '') + '.' for what, g in sign.items())
 
 def plot_ablation(
@@ -350,7 +362,14 @@ def plot_ablation(
     ax.spines[['top', 'right', 'left']].set_visible(False); ax.tick_params(axis='y', length=0)
     return ax
 
-# %% ../nbs/10a_compare.ipynb #63b7dc89
+# %% ../nbs/10a_compare.ipynb #4aabea89
+def mean_temperature(
+    runs,         # facts of the runs of one model, with validation clips
+    results=None  # the results folder
+) -> float:       # mean over the runs
+    "What the logits of a model are divided by, fitted on the validation clips of each of its runs (Guo et al. 2017)."
+    return float(np.mean([temperature(load_predictions(r, 'valid', results)) for r in runs.run]))
+
 def calibration(
     runs,         # facts of the runs of one model
     results=None  # the results folder
@@ -359,8 +378,7 @@ def calibration(
     raw = answers(runs, results)
     out = dict(accuracy=float(accuracy(raw)), confidence=float(raw[labels_of(raw)].max(axis=1).mean()), ece=ece(raw))
     if not (runs.n_valid > 0).all(): return out
-    t = [temperature(load_predictions(r, 'valid', results)) for r in runs.run]
-    return out | dict(temperature=float(np.mean(t)), ece_rescaled=ece(answers(runs, results, calibrated=True)))
+    return out | dict(temperature=mean_temperature(runs, results), ece_rescaled=ece(answers(runs, results, calibrated=True)))
 
 def calibration_table(
     protocol: str = 'emobox',
