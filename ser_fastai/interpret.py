@@ -28,9 +28,9 @@ from sklearn.neighbors import NearestNeighbors
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
-# %% ../nbs/40_interpret.ipynb #daf5595e
+# %% ../nbs/40_interpret.ipynb #f99fa286
 from .audio import fix_length, read_audio, trim_silence
-from .core import Recipe, SerError, known, seed_all
+from .core import SerError, known, seed_all
 from .data import LoadSpectrogram, TensorSpectrogram
 from .evaluate import FLOOR, guesses, labels_of
 from .features import clip_features, feature_settings, plot_log_mel
@@ -112,7 +112,7 @@ def occlusion(
                                                                    perturbations_per_eval=16)
     return fix_length(fall[0, 0].float().cpu().numpy(), S.shape[1])
 
-# %% ../nbs/40_interpret.ipynb #e71219da
+# %% ../nbs/40_interpret.ipynb #7cc4f3d0
 def explain(
     p,                   # a `Predictor` (notebook 50)
     audio,               # a path or samples; of a long recording, pass a part
@@ -122,15 +122,15 @@ def explain(
 ) -> tuple:              # samples that were heard (n,); their log-mel (n_mels, n_frames), dB; a map over it, largest magnitude 1
     "What a bundle listened to in a recording, or in the first window of a long one."
     _, x = next(p.windows(audio, sr))
-    probs, given = p.probs([x])[0], p.input(x)
-    if p.trim: x = trim_silence(x)
+    probs = p.probs([x])[0]
+    given, x = x, trim_silence(x) if p.trim else x
     target = p.labels.index(known(label, p.labels, 'label')) if label else int(probs.argmax())
-    recipe = p.models[0][1] if p.models else Recipe('shown', sr=p.sr, trim=p.trim)
+    recipe = p.recipes[0]
     S = clip_features(x, **feature_settings(recipe) | dict(trim=False))
-    if recipe.model == 'cnn' and len(p.models) == 1:
-        net = copy(p.models[0][3])
+    if recipe.model == 'cnn' and len(p.model.models) == 1:
+        net = copy(p.model.models[0][3])
         net.net = deepcopy(net.net)     # Grad-CAM hangs hooks on it, and others may be asking the bundle meanwhile
-        image = net.images(given[0][None])
+        image = net.images(p.model.input(given)[0][None])
         return x, S, _cam(net.logits, net.net[0], image, target, S.shape[1])
     n = round(seconds*p.sr)
     starts = np.arange(0, max(len(x) - n//2, 1), n//2)

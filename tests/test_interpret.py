@@ -1,5 +1,6 @@
 "Maps against hand-worked networks, the player's marker against the pixels of its picture and in a JavaScript engine, and bad input."
 import base64, io, json, re, shutil, subprocess
+from types import SimpleNamespace
 
 import numpy as np, pandas as pd, pytest, soundfile as sf, torch
 from fastai.vision.all import CrossEntropyLossFlat, Learner
@@ -18,7 +19,7 @@ from ser_fastai.data import spectrogram_dls
 from ser_fastai.features import Features, as_image, build_features
 from ser_fastai.models.cnn import cnn_learner
 from ser_fastai.models.lstm import BiLSTM
-from ser_fastai.predict import Predictor, load_bundle
+from ser_fastai.predict import Predictor
 from ser_fastai.splits import Split
 
 N, SHORT, LONG = 8, 20, 40   # clips; frames of all but the last, and of the last; an image has 25
@@ -146,7 +147,7 @@ def voices(tmp_path_factory):
     seed_all(0)
     learn = cnn_learner(spectrogram_dls(df, build_features(df, r, d/'cache', 1), Split(np.arange(3), np.array([3]), []), r, 64), 'resnet18')
     save_bundle(d/'cnn', learn, r)
-    return df, learn, load_bundle(d/'cnn')
+    return df, learn, Predictor(d/'cnn')
 
 
 def test_a_bundle_is_explained_as_its_learner(voices):
@@ -163,8 +164,7 @@ def test_what_has_no_convolutions_is_silenced(voices):
     "A predictor that hears nothing but the level of the second half."
     df, _, real = voices
     class Level(Predictor):
-        def __init__(self): self.labels, self.sr, self.seconds, self.trim, self.models, self.pool, self.temperature = ['sad', 'calm'], 16000, 3., False, [], real.pool, 1.
-        def input(self, x): return x
+        def __init__(self): self.labels, self.sr, self.seconds, self.trim, self.model, self.recipes = ['sad', 'calm'], 16000, 3., False, SimpleNamespace(models=()), real.recipes
         def probs(self, xs): return np.array([[1 - q, q] for q in (min(.9, .1 + 10*np.square(x[len(x)//2:]).mean()) for x in xs)])
     x, S, fell = I.explain(Level(), df.path[0], label='calm')
     assert fell.shape == S.shape and np.abs(fell).max() == pytest.approx(1)

@@ -55,7 +55,7 @@ def bundles(trained, folder):
     return folder
 
 @pytest.fixture(scope='session')
-def svm(bundles): return P.load_bundle(bundles/'svm')
+def svm(bundles): return P.Predictor(bundles/'svm')
 
 
 # what was saved is what answers
@@ -66,19 +66,19 @@ def answers(t, n):
 
 @pytest.mark.parametrize('kind', RECIPES)
 def test_bundle_answers_as_the_trained_model(kind, bundles, trained, corpus):
-    got = P.load_bundle(bundles/kind).predict_files(corpus.path)
+    got = P.Predictor(bundles/kind).predict_files(corpus.path)
     assert got.path.tolist() == [str(p) for p in corpus.path] and got.error.isna().all()
     np.testing.assert_allclose(got[trained[kind].labels].to_numpy(float), answers(trained[kind], len(corpus)), atol=1e-4)
 
 def test_ensemble_averages(bundles, trained, corpus):
-    got = P.load_bundle(bundles/'all').predict_files(corpus.path[:5])
+    got = P.Predictor(bundles/'all').predict_files(corpus.path[:5])
     np.testing.assert_allclose(got[LABELS].to_numpy(float), np.mean([answers(t, 5) for t in trained.values()], 0), atol=1e-4)
 
 def test_ensembles_nest(tmp_path, trained, corpus):
     a, b, c = trained.values()
     ra, rb, rc = RECIPES.values()
-    p = P.load_bundle(B.save_bundle(tmp_path/'nest', [a, [b, c]], [ra, [rb, rc]]))
-    assert [round(m[0], 3) for m in p.models] == [.5, .25, .25]
+    p = P.Predictor(B.save_bundle(tmp_path/'nest', [a, [b, c]], [ra, [rb, rc]]))
+    assert [round(m[0], 3) for m in p.model.models] == [.5, .25, .25]
     want = [answers(t, 1)[0] for t in (a, b, c)]
     np.testing.assert_allclose(p.predict(corpus.path[0]), want[0]/2 + want[1]/4 + want[2]/4, atol=1e-4)
     with pytest.raises(SerError, match='different labels'): B.save_bundle(tmp_path/'x', [a, replace(b, labels=['x', 'y', 'z'])], [ra, rb])
@@ -98,13 +98,13 @@ def test_half_is_half(tmp_path, bundles, trained, corpus):
         B.save_bundle(tmp_path/kind, trained[kind], RECIPES[kind], half=True)
         size = lambda d: (d/kind/'model.safetensors').stat().st_size
         assert size(tmp_path) < .75*size(bundles)
-        one, other = (P.load_bundle(d/kind).predict(corpus.path[0]) for d in (tmp_path, bundles))
+        one, other = (P.Predictor(d/kind).predict(corpus.path[0]) for d in (tmp_path, bundles))
         np.testing.assert_allclose(one, other, atol=.02)
 
 def test_an_utterance_over_the_window_is_treated_as_in_training(bundles, corpus, trained):
     "The images of the LSTM are 1 s wide: clips of 0.8 to 1.2 s stay whole, and their middle is what training saw."
     assert corpus.duration.max() > RECIPES['lstm'].seconds
-    p, path = P.load_bundle(bundles/'lstm'), corpus.path[int(corpus.duration.argmax())]
+    p, path = P.Predictor(bundles/'lstm'), corpus.path[int(corpus.duration.argmax())]
     assert len(p.timeline(path)) == 1
 
 def test_from_memory_as_from_a_file(svm, folder):
@@ -117,7 +117,7 @@ def test_from_memory_as_from_a_file(svm, folder):
         np.testing.assert_allclose(svm.predict(same, SR), svm.predict(x, SR), atol=.03)
 
 def test_many_threads_share_one_predictor(bundles, corpus):
-    p = P.load_bundle(bundles/'all')
+    p = P.Predictor(bundles/'all')
     want = [p.predict(f).to_numpy() for f in corpus.path[:6]]
     with ThreadPoolExecutor(6) as ex: got = list(ex.map(lambda f: p.predict(f).to_numpy(), list(corpus.path[:6])*4))
     np.testing.assert_allclose(got, want*4, atol=1e-5)
@@ -197,17 +197,17 @@ def test_a_long_recording_is_judged_to_its_end(svm, tmp_path):
 
 def test_temperature(tmp_path, trained, bundles, corpus):
     B.save_bundle(tmp_path/'warm', trained['svm'], RECIPES['svm'], temperature=2.)
-    raw, warm = (P.load_bundle(d).predict(corpus.path[0]) for d in (bundles/'svm', tmp_path/'warm'))
+    raw, warm = (P.Predictor(d).predict(corpus.path[0]) for d in (bundles/'svm', tmp_path/'warm'))
     want = softmax(np.log(np.maximum(raw, 5e-6))/2)
     np.testing.assert_allclose(warm, want, atol=1e-9)
-    assert 'not calibrated' in P.load_bundle(bundles/'svm').card and 'not calibrated' not in P.load_bundle(tmp_path/'warm').card
+    assert 'not calibrated' in P.Predictor(bundles/'svm').card and 'not calibrated' not in P.Predictor(tmp_path/'warm').card
 
 def test_format_1_is_read(tmp_path, bundles, corpus, svm):
     shutil.copytree(bundles/'svm', tmp_path/'old')
     info = json.loads((tmp_path/'old'/'bundle.json').read_text()) | dict(format=1)
     del info['temperature']
     (tmp_path/'old'/'bundle.json').write_text(json.dumps(info))
-    np.testing.assert_array_equal(P.load_bundle(tmp_path/'old').predict(corpus.path[0]), svm.predict(corpus.path[0]))
+    np.testing.assert_array_equal(P.Predictor(tmp_path/'old').predict(corpus.path[0]), svm.predict(corpus.path[0]))
 
 def test_segments_of_any_timeline():
     rng = np.random.default_rng(0)
@@ -260,10 +260,10 @@ def test_bad_arrays(svm):
 def test_one_bad_file_does_not_stop_the_rest(bundles, bad, corpus):
     paths = [corpus.path[0], *[bad/f'{n}.wav' for n in BAD], corpus.path[1]]
     for kind in ('svm', 'cnn'):
-        df = P.load_bundle(bundles/kind).predict_files(paths)
+        df = P.Predictor(bundles/kind).predict_files(paths)
         assert df.path.tolist() == list(map(str, paths)) and df.error.isna().tolist() == [True, *[False]*len(BAD), True]
         assert df.emotion[[0, len(df) - 1]].isin(LABELS).all() and df[LABELS].iloc[1:-1].isna().to_numpy().all()
-    assert len(P.load_bundle(bundles/'svm').predict_files([])) == 0
+    assert len(P.Predictor(bundles/'svm').predict_files([])) == 0
 
 
 # a bundle is whole or refused
@@ -307,7 +307,7 @@ DAMAGE = dict(
 @pytest.mark.parametrize('how', DAMAGE)
 def test_damaged_bundles_are_refused(how, bundles, tmp_path):
     d = change(bundles, tmp_path/'b', **DAMAGE[how])
-    with pytest.raises(SerError) as e: P.load_bundle(d)
+    with pytest.raises(SerError) as e: P.Predictor(d)
     assert str(d/'bundle.json') in str(e.value) or str(d/'model.safetensors') in str(e.value)
     assert '\n' not in str(e.value) and len(str(e.value)) < 400
     assert not (Path.home()/'ser_fastai_was_here').exists()
@@ -317,20 +317,20 @@ def test_damaged_bundles_are_refused(how, bundles, tmp_path):
     arch=field(arch='../../body'), other_arch=field(arch='alexnet'), list_arch=field(arch=['resnet18']), size=field(sizes=[10**6, 48]), sizes=field(sizes=[48]),
     float_size=field(sizes=[32., 48.]), no_epochs=field(epochs=0), text_shares=field(shares='ab'), head=field(dropout=2)).items(), ids=lambda x: x[0])
 def test_damaged_networks_are_refused(how, bundles, tmp_path):
-    with pytest.raises(SerError, match='bundle.json|model.safetensors'): P.load_bundle(change(bundles, tmp_path/'b', 'cnn', x=how[1]))
+    with pytest.raises(SerError, match='bundle.json|model.safetensors'): P.Predictor(change(bundles, tmp_path/'b', 'cnn', x=how[1]))
 
 def test_absurd_sizes_cost_nothing(bundles, tmp_path):
     "A network of terabytes is compared by shapes, and never made."
     for hidden in (2048, 10**9):
-        with pytest.raises(SerError): P.load_bundle(change(bundles, tmp_path/str(hidden), 'lstm', x=field(hidden=hidden, layers=8)))
+        with pytest.raises(SerError): P.Predictor(change(bundles, tmp_path/str(hidden), 'lstm', x=field(hidden=hidden, layers=8)))
 
 @pytest.mark.parametrize('text', ['', '{', '[]', '1', 'null', '"a"', '['*10**5, '{"format": ' + '9'*5000 + '}', '\ufeff{}', '\x00'*99])
 def test_damaged_json(text, bundles, tmp_path):
     d = change(bundles, tmp_path/'b')
     (d/'bundle.json').write_text(text, encoding='utf8')
-    with pytest.raises(SerError, match='bundle.json'): P.load_bundle(d)
+    with pytest.raises(SerError, match='bundle.json'): P.Predictor(d)
     (d/'bundle.json').write_bytes(b'\xff\xfe' + bytes(5))
-    with pytest.raises(SerError, match='bundle.json'): P.load_bundle(d)
+    with pytest.raises(SerError, match='bundle.json'): P.Predictor(d)
 
 def test_cut_short_at_any_byte(bundles, tmp_path):
     d = change(bundles, tmp_path/'b')
@@ -338,28 +338,28 @@ def test_cut_short_at_any_byte(bundles, tmp_path):
         data = (d/name).read_bytes()
         for n in range(0, len(data) - 2, len(data)//25):
             (d/name).write_bytes(data[:n])
-            with pytest.raises(SerError, match=name): P.load_bundle(d)
+            with pytest.raises(SerError, match=name): P.Predictor(d)
         (d/name).write_bytes(data)
-    assert P.load_bundle(d)
+    assert P.Predictor(d)
 
 def test_missing_parts(bundles, tmp_path):
     for name in ('bundle.json', 'model.safetensors'):
         d = change(bundles, tmp_path/name)
         (d/name).unlink()
-        with pytest.raises(SerError, match=f'{name} is missing'): P.load_bundle(d)
+        with pytest.raises(SerError, match=f'{name} is missing'): P.Predictor(d)
     (d/'model.safetensors').mkdir()
-    with pytest.raises(SerError, match='is missing'): P.load_bundle(d)
+    with pytest.raises(SerError, match='is missing'): P.Predictor(d)
     for nothing in (tmp_path/'none', bundles/'buzz.csv'):
-        with pytest.raises(SerError, match='name the folder of a bundle'): P.load_bundle(nothing)
+        with pytest.raises(SerError, match='name the folder of a bundle'): P.Predictor(nothing)
 
 def test_no_word_of_a_recipe_is_opened(bundles, tmp_path, corpus):
     d = change(bundles, tmp_path/'b', 'cnn', x=field(weights='/etc/passwd', name='../../x'))
-    pd.testing.assert_series_equal(P.load_bundle(d).predict(corpus.path[0]), P.load_bundle(bundles/'cnn').predict(corpus.path[0]))
+    pd.testing.assert_series_equal(P.Predictor(d).predict(corpus.path[0]), P.Predictor(bundles/'cnn').predict(corpus.path[0]))
 
 def test_fields_of_later_versions_may_be_absent(bundles, tmp_path, corpus, svm):
     "A recipe that lacks a field takes its default, so a field may be added without a new format."
     d = change(bundles, tmp_path/'b', x=lambda info: [info['recipe'].pop(k) for k in ('rotate', 'mixup', 'bs')])
-    pd.testing.assert_series_equal(P.load_bundle(d).predict(corpus.path[0]), svm.predict(corpus.path[0]))
+    pd.testing.assert_series_equal(P.Predictor(d).predict(corpus.path[0]), svm.predict(corpus.path[0]))
 
 
 # saving
@@ -378,7 +378,7 @@ def test_saving_is_all_or_nothing(bundles, tmp_path, trained, monkeypatch):
     with pytest.raises(SerError, match='not written'): B.save_bundle(d, replace(trained['svm'], labels=['a', 'b', 'path']), RECIPES['svm'])
     assert {f.name: f.read_bytes() for f in d.iterdir()} == before and [p.name for p in tmp_path.iterdir()] == ['b']
     B.save_bundle(d, trained['lstm'], RECIPES['lstm'])
-    assert P.load_bundle(d).info['kind'] == 'lstm' and [p.name for p in tmp_path.iterdir()] == ['b']
+    assert P.Predictor(d).info['kind'] == 'lstm' and [p.name for p in tmp_path.iterdir()] == ['b']
 
 def test_nothing_of_the_user_is_overwritten(tmp_path, trained):
     (tmp_path/'mine').mkdir(); (tmp_path/'mine'/'thesis.tex').write_text('all my work')
@@ -389,12 +389,12 @@ def test_nothing_of_the_user_is_overwritten(tmp_path, trained):
 def test_train_bundle(corpus, tmp_path, monkeypatch):
     monkeypatch.setenv('SER_CACHE', str(tmp_path/'cache'))
     scores = dict(emobox=dict(unseen_speakers=True, accuracy=.5, uar=.45, clips=18, recall=dict(sad=.25)))
-    p = P.load_bundle(B.train_bundle(corpus, RECIPES['svm'], tmp_path/'b', scores=scores))
+    p = P.Predictor(B.train_bundle(corpus, RECIPES['svm'], tmp_path/'b', scores=scores))
     assert p.info['data']['clips'] == len(corpus) == p.info['data']['classes']['sad']*3 and p.info['scores'] == scores
     assert (p.predict_files(corpus.path).emotion == corpus.emotion).mean() > .8
     text = (tmp_path/'b'/'card.md').read_text(encoding='utf8')
     assert text == p.card == card(p.info) and 'sad 25 %' in text and '50 % right' in text
-    p = P.load_bundle(B.train_bundle(corpus, replace(RECIPES['lstm'], epochs=1), tmp_path/'net'))
+    p = P.Predictor(B.train_bundle(corpus, replace(RECIPES['lstm'], epochs=1), tmp_path/'net'))
     assert p.info['recipe']['model'] == 'lstm'
 
 
@@ -436,7 +436,19 @@ def test_lists_and_standard_input(svm, bundles, corpus, tmp_path, capsys, monkey
     Path('none.csv').write_text('a,b\n1,2\n'); Path('bin.txt').write_bytes(bytes(range(256)))
     assert P.predict_paths(['-', 'none.csv', 'bin.txt'], bundles/'svm') == 2
     lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 3 and 'column "path"' in lines[0] and 'bin.txt' in lines[1] and lines[2].startswith('standard input cannot be read')
+    assert len(lines) == 3 and lines[0].startswith('standard input cannot be read') and 'column "path"' in lines[1] and 'bin.txt' in lines[2]
+    Path('here/LIST.CSV').write_bytes(Path('here/list.csv').read_bytes())
+    assert P.predict_paths(['here/LIST.CSV'], bundles/'svm') == 0 and 'here/2.wav' in capsys.readouterr().out
+
+@pytest.mark.parametrize('stdin, says', [(None, 'is closed'), (io.TextIOWrapper(io.BytesIO(bytes(2**22))), 'brings more than')])
+def test_odd_standard_input(stdin, says, bundles, corpus, capsys, monkeypatch):
+    monkeypatch.setattr('sys.stdin', stdin), monkeypatch.setattr(P, 'PIPED', 2**21)
+    assert P.predict_paths(['-', corpus.path[0]], bundles/'svm') == 1
+    assert says in capsys.readouterr().err
+
+@pytest.mark.parametrize('wrong', [dict(top=0), dict(top=-1), dict(threshold=50), dict(threshold=-.1), dict(threshold=float('nan'))])
+def test_odd_options(wrong, bundles, corpus):
+    with pytest.raises(SerError, match='no probability: give one|cannot be shown: give'): P.predict_paths([corpus.path[0]], bundles/'svm', **wrong)
 
 def test_timeline_of_the_command(bundles, tmp_path, capsys):
     x = np.concatenate([buzz(100, 8.), buzz(300, 8.)])
@@ -449,7 +461,7 @@ def test_timeline_of_the_command(bundles, tmp_path, capsys):
     assert sorted(f.name for f in (tmp_path/'pictures').iterdir()) == ['talk 2.png', 'talk.png']
     assert P.predict_paths(paths[:1], bundles/'svm', format='csv', timeline=True) == 0
     out = capsys.readouterr().out
-    assert P.predict_paths(paths[:1], bundles/'svm', format='csv', timeline=True, threshold=1.01) == 0
+    assert P.predict_paths(paths[:1], bundles/'svm', format='csv', timeline=True, threshold=1) == 0
     assert set(pd.read_csv(io.StringIO(capsys.readouterr().out)).emotion) == {'uncertain'}
     assert list(pd.read_csv(io.StringIO(out)).columns) == ['path', 'start', 'end', 'emotion', 'confidence', *LABELS]
     (tmp_path/'file').write_text('')
@@ -472,7 +484,7 @@ def test_numbers_that_give_no_probabilities_are_refused(trained, bundles, tmp_pa
     (tmp_path/'nan'/'model.safetensors').write_bytes(data)
     info = json.loads((tmp_path/'nan'/'bundle.json').read_text()) | dict(sha256=hashlib.sha256(data).hexdigest())
     (tmp_path/'nan'/'bundle.json').write_text(json.dumps(info))
-    with pytest.raises(SerError, match='no probabilities'): P.load_bundle(tmp_path/'nan').predict(corpus.path[0])
+    with pytest.raises(SerError, match='no probabilities'): P.Predictor(tmp_path/'nan').predict(corpus.path[0])
 
 def test_formulas_are_no_formulas(bundles, corpus, tmp_path, capsys):
     shutil.copy(corpus.path[0], tmp_path/r'c $\x$.wav')
@@ -481,10 +493,13 @@ def test_formulas_are_no_formulas(bundles, corpus, tmp_path, capsys):
     P.plot_timeline(t).figure.canvas.draw()
 
 def test_uncertain(bundles, corpus, capsys):
-    assert P.predict_paths([corpus.path[0]], bundles/'svm', format='json', threshold=1.01) == 0
+    assert P.predict_paths([corpus.path[0]], bundles/'svm', format='json', threshold=1) == 0
     assert json.loads(capsys.readouterr().out)['emotion'] == 'uncertain'
-    assert P.predict_paths([corpus.path[0]], bundles/'svm', threshold=1.01) == 0
-    assert 'uncertain' in capsys.readouterr().out
+    assert P.predict_paths([corpus.path[0]], bundles/'svm', threshold=1) == 0
+    unsure = capsys.readouterr().out.splitlines()[:2]
+    assert P.predict_paths([corpus.path[0]], bundles/'svm') == 0
+    sure = capsys.readouterr().out.splitlines()[1].split()   # the file, the answer, its share, the next
+    assert unsure[1].split() == [sure[0], 'uncertain', f'({sure[1]})', *sure[2:]]
 
 def test_names_cannot_drive_the_terminal(bundles, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv('SER_QUIET', '1')   # a slow machine would show its bar
@@ -499,7 +514,7 @@ def test_names_cannot_drive_the_terminal(bundles, tmp_path, capsys, monkeypatch)
 
 def test_default_bundle():
     d = B.default_bundle()
-    p = P.load_bundle()
+    p = P.Predictor()
     assert p.labels == list(EMOTIONS) and sum(f.stat().st_size for f in d.iterdir()) < 5e6
     assert p.info['data']['corpora'] == ['ravdess'] and p.info['data']['speakers'] == 24
     assert any(s['unseen_speakers'] for s in p.info['scores'].values())
@@ -513,9 +528,9 @@ def real(name):
 
 def test_default_bundle_knows_what_it_learnt():
     df = real('ravdess').iloc[::29]
-    assert (P.load_bundle().predict_files(df.path).emotion.to_numpy() == df.emotion).mean() > .6
+    assert (P.Predictor().predict_files(df.path).emotion.to_numpy() == df.emotion).mean() > .6
 
 def test_default_bundle_answers_strangers():
     df = real('emodb').iloc[::25]
-    got = P.load_bundle().predict_files(df.path)
+    got = P.Predictor().predict_files(df.path)
     assert got.error.isna().all() and np.allclose(got[list(EMOTIONS)].sum(axis=1), 1)
