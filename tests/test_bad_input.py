@@ -10,7 +10,7 @@ from ser_fastai.audio import resample
 from ser_fastai.core import Recipe, SerError
 from ser_fastai.corpora import load_corpus
 from ser_fastai.bundles import LARGEST, train_bundle
-from ser_fastai.predict import load_bundle
+from ser_fastai.predict import Predictor
 from ser_fastai.synth import clip_path, make_clip, synthesise
 
 SR, PLAN = 16000, (3, 2, 1, 1, 1)  # a happy clip of the embedded corpus, which the models below were trained on
@@ -45,7 +45,7 @@ def bundles(tmp_path_factory):
     return d
 
 @pytest.fixture(scope='session')
-def svm(bundles): return load_bundle(bundles/'svm')
+def svm(bundles): return Predictor(bundles/'svm')
 
 
 # the files
@@ -225,8 +225,8 @@ def test_command(svm, bundles, folder):
 
 PEAK = '''
 import json, resource, sys
-from ser_fastai.predict import load_bundle
-p = load_bundle(sys.argv[1])
+from ser_fastai.predict import Predictor
+p = Predictor(sys.argv[1])
 print(json.dumps([(p.predict(f).to_dict(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss//1024) for f in sys.argv[2:]]))
 '''
 
@@ -240,6 +240,24 @@ def test_three_hours(bundles, tmp_path):
     (_, before), (some, _), (all, after) = json.loads(r.stdout)
     assert all == pytest.approx(some, abs=.01)
     assert after - before < 300, f'{after - before} MB more for three hours than for two seconds'
+
+MANY = '''
+import resource, sys
+from ser_fastai.predict import Predictor
+p, peak = Predictor(sys.argv[1]), lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss//1024
+p.predict(sys.argv[2])
+before = peak()
+assert not p.predict_files(sys.argv[2:]).error.any()
+print(peak() - before)
+'''
+
+def test_many_long_files_wait_for_their_turn(bundles, tmp_path):
+    "A minute of one is 23 MB of samples: 20 at once would be 460."
+    words = np.frombuffer(sound(subtype='ULAW', format='RAW'), 'uint8')
+    for i in range(20): (tmp_path/f'{i}.wav').write_bytes(wav(7, 1, 96000, 96000, 1, 8, data=np.resize(words, 70*96000).tobytes()))
+    r = subprocess.run([sys.executable, '-c', MANY, bundles/'svm', *sorted(tmp_path.iterdir())], capture_output=True, text=True, timeout=450)
+    assert not r.returncode, r.stderr
+    assert int(r.stdout) < 150, f'{int(r.stdout)} MB more for 20 long files than for one'
 
 
 # a stranger's bundle
@@ -280,7 +298,7 @@ def spoilt_at(data, n, head):
 def test_spoilt_bundles(kind, n, file, bundles, tmp_path):
     data = (bundles/kind/file).read_bytes()
     head = 8 + int.from_bytes(data[:8], 'little') if file == 'model.safetensors' else len(data)
-    wrong = {how: v for how, new in spoilt_at(data, n, head) if (v := verdict(load_bundle, changed(bundles/kind, tmp_path/'b', file, new)))}
+    wrong = {how: v for how, new in spoilt_at(data, n, head) if (v := verdict(Predictor, changed(bundles/kind, tmp_path/'b', file, new)))}
     none(wrong)
 
 ODD_VALUES = [None, True, 0, -1, 1e308, float('nan'), 10**400, '', 'x'*10**5, '../../../etc/passwd', '\x1b[2J\n', '\ud800', [[]], {'': 1}]
@@ -304,8 +322,8 @@ def odd_values(info, skip=()):
 def test_odd_values_in_a_bundle(bundles, tmp_path):
     info = json.loads((bundles/'svm'/'bundle.json').read_text())
     info['scores'] = dict(emobox=dict(unseen_speakers=True, accuracy=.5, accuracy_lo=.4, accuracy_hi=.6, clips=9, recall=dict(sad=.3)))
-    assert not verdict(load_bundle, changed(bundles/'svm', tmp_path/'b', 'bundle.json', json.dumps(info).encode()))
-    wrong = {how: v for how, new in odd_values(info, ['sha256', 'versions']) if (v := verdict(load_bundle, changed(bundles/'svm', tmp_path/'b', 'bundle.json', new)))}
+    assert not verdict(Predictor, changed(bundles/'svm', tmp_path/'b', 'bundle.json', json.dumps(info).encode()))
+    wrong = {how: v for how, new in odd_values(info, ['sha256', 'versions']) if (v := verdict(Predictor, changed(bundles/'svm', tmp_path/'b', 'bundle.json', new)))}
     none(wrong)
 
 def header(size=None, **tensors):
@@ -325,18 +343,18 @@ TENSORS = dict(quadrillion=header(mean=('F64', [10**15], [0, 8*10**15])), overfl
 
 @pytest.mark.parametrize('how', TENSORS)
 def test_hostile_tensors(how, bundles, tmp_path):
-    with pytest.raises(SerError) as e: load_bundle(changed(bundles/'svm', tmp_path/'b', 'model.safetensors', TENSORS[how]))
+    with pytest.raises(SerError) as e: Predictor(changed(bundles/'svm', tmp_path/'b', 'model.safetensors', TENSORS[how]))
     check(str(e.value), tmp_path/'b')
     assert 'root:' not in str(e.value) and not MARKER.exists()
 
 @pytest.mark.parametrize('name', ['two\nlines', 'red\x1b[31m', 'x'*10**5], ids=['lines', 'colour', 'long'])
 def test_hostile_names_of_tensors_and_fields(name, bundles, tmp_path):
     of = load((bundles/'svm'/'model.safetensors').read_bytes())
-    wrong = dict(tensor=verdict(load_bundle, changed(bundles/'svm', tmp_path/'tensor', 'model.safetensors', save(of | {name: torch.ones(1)}))))
+    wrong = dict(tensor=verdict(Predictor, changed(bundles/'svm', tmp_path/'tensor', 'model.safetensors', save(of | {name: torch.ones(1)}))))
     info = json.loads((bundles/'svm'/'bundle.json').read_text())
     for where in ('recipe', 'features', 'data', 'licence', 'scores'):
         odd = info | {where: info[where] | {name: 1}}
-        wrong[where] = verdict(load_bundle, changed(bundles/'svm', tmp_path/where, 'bundle.json', json.dumps(odd).encode()))
+        wrong[where] = verdict(Predictor, changed(bundles/'svm', tmp_path/where, 'bundle.json', json.dumps(odd).encode()))
     none({k: v for k, v in wrong.items() if v})
 
 @pytest.mark.parametrize('file', ['bundle.json', 'model.safetensors'])
@@ -345,7 +363,7 @@ def test_bundles_of_links(file, to, bundles, tmp_path):
     d = shutil.copytree(bundles/'svm', tmp_path/'b')
     (d/file).unlink()
     os.mkfifo(d/file) if to == 'fifo' else (d/file).symlink_to(to)
-    with pytest.raises(SerError) as e: load_bundle(d)
+    with pytest.raises(SerError) as e: Predictor(d)
     check(str(e.value), d/file)
     assert 'root:' not in str(e.value)
 
@@ -359,7 +377,7 @@ def exported(bundles):
     return export_bundle(bundles/'svm_out', bundles/'svm')
 
 def read_export(folder):
-    return load_bundle(folder)
+    return Predictor(folder)
 
 def graph(k=8, name='samples', kind='FLOAT', shape=('batch', 'n'), out='FLOAT', bias=None, more=(), values=(), outputs=('probabilities',), op='Softmax', domain='', opset=17):
     "A small graph that hears the mean of the samples, and answers what `bias` says."

@@ -122,6 +122,16 @@ def test_many_threads_share_one_predictor(bundles, corpus):
     with ThreadPoolExecutor(6) as ex: got = list(ex.map(lambda f: p.predict(f).to_numpy(), list(corpus.path[:6])*4))
     np.testing.assert_allclose(got, want*4, atol=1e-5)
 
+def test_many_threads_share_one_graph_and_one_network(bundles, corpus, tmp_path):
+    pytest.importorskip('onnxruntime'); pytest.importorskip('onnx')
+    from ser_fastai.export import export_bundle
+    from ser_fastai.interpret import explain
+    graph, net = P.Predictor(export_bundle(tmp_path/'out', bundles/'cnn')), P.Predictor(bundles/'cnn')
+    for f in (lambda c: graph.predict(c).to_numpy(), lambda c: explain(net, c)[2], lambda c: graph.predict_files([c, *corpus.path[:2]])[LABELS].to_numpy(float)):
+        want = [f(c) for c in corpus.path[:4]]
+        with ThreadPoolExecutor(6) as ex: got = list(ex.map(f, list(corpus.path[:4])*3))
+        for a, b in zip(got, want*3): np.testing.assert_allclose(a, b, atol=1e-4)
+
 def test_windows():
     x = np.random.default_rng(0).normal(size=SR*20)
     spans = list(P.windows([x], SR, 3.))
