@@ -7,7 +7,7 @@ from fastcore.script import call_parse
 from ser_fastai.corpora import load_corpus
 from ser_fastai.evaluate import uar
 from ser_fastai.export import export_bundle
-from ser_fastai.predict import load_bundle
+from ser_fastai.predict import Predictor
 from ser_fastai.results import to_markdown
 
 @call_parse
@@ -21,7 +21,7 @@ def main(
     with tempfile.TemporaryDirectory() as d:
         d = Path(d)
         export_bundle(d/'fp32'); export_bundle(d/'int8', clips=frames['ravdess'])
-        ways = {'torch': load_bundle(), 'ONNX': load_bundle(d/'fp32'), 'ONNX in 8 bits': load_bundle(d/'int8')}
+        ways = {'torch': Predictor(), 'ONNX': Predictor(d/'fp32'), 'ONNX in 8 bits': Predictor(d/'int8')}
         labels = ways['torch'].labels
         for corpus, df in frames.items():
             df = df[df.emotion.isin(labels)]

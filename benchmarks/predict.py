@@ -17,7 +17,7 @@ from ser_fastai.export import export_bundle
 from ser_fastai.features import as_image, clip_features
 from ser_fastai.models.cnn import find_arch
 from ser_fastai.models.svm import svm_pipeline
-from ser_fastai.predict import load_bundle
+from ser_fastai.predict import Predictor
 from ser_fastai.results import to_markdown
 from ser_fastai.synth import synthesise
 
@@ -63,9 +63,9 @@ def sklearn_loop(model, paths):
 
 HOUR = '''
 import json, re, sys, time
-from ser_fastai.predict import load_bundle
+from ser_fastai.predict import Predictor
 peak = lambda: int(re.search(r'VmHWM:\\s+(\\d+)', open('/proc/self/status').read())[1])/1024   # of this process alone
-p = load_bundle(sys.argv[1] or None)
+p = Predictor(sys.argv[1] or None)
 p.predict(sys.argv[2])
 before, t = peak(), time.perf_counter()
 n = len(p.timeline(sys.argv[3]))
@@ -139,9 +139,9 @@ def main(
         seed_all(0)
         learn, recipe = learner(paths, arch, size)
         learn.size = size
-        save_bundle(d/'bundle', learn, recipe)
+        save_bundle(learn, d/'bundle', recipe)
         export_bundle(d/'fp32', d/'bundle'); export_bundle(d/'int8', d/'bundle', clips=df[-64:])
-        ours, fp32, int8 = (load_bundle(d/k) for k in ('bundle', 'fp32', 'int8'))
+        ours, fp32, int8 = (Predictor(d/k) for k in ('bundle', 'fp32', 'int8'))
         svm = svm_pipeline().fit(np.random.default_rng(0).normal(size=(80, 20)), np.arange(80) % 8)
         n_threads = torch.get_num_threads()
         def stock(paths, threads=n_threads):

@@ -8,7 +8,7 @@ __all__ = []
 # %% ../nbs/61_all.ipynb #b11200e8
 from fastai.vision.all import *
 
-# %% ../nbs/61_all.ipynb #69fb0774
+# %% ../nbs/61_all.ipynb #850caa31
 from .audio import fix_length, read_audio, trim_silence
 from .augment import WAVEFORM, make_copy, shift_image, spec_augment
 from .bundles import bundle_learner, default_bundle, save_bundle, train_bundle
@@ -26,7 +26,7 @@ from .interpret import closest, explain, grad_cam, occlusion, player, plot_map, 
 from .models.cnn import cnn_learner, load_body
 from .models.lstm import BiLSTM
 from .models.svm import mfcc_stats, svm_pipeline
-from .predict import Predictor, answer, load_bundle, plot_timeline, segments
+from .predict import Predictor, answer, plot_timeline, segments
 from .results import load_predictions, load_runs, show_table1, summarise, table1
 from .significance import holm, mcnemar, paired, permutation_test
 from .splits import PROTOCOLS, Split, check_leaks, leaks, n_folds, plot_split, split

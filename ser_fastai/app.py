@@ -21,14 +21,14 @@ import soundfile as sf
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-# %% ../nbs/52_app.ipynb #8a25c6db
+# %% ../nbs/52_app.ipynb #3ef47074
 from .audio import open_audio
-from .bundles import UNCERTAIN, leaves
+from .bundles import UNCERTAIN
 from .cards import in_short
 from .core import SerError, need
 from .evaluate import COLORS
 from .interpret import PLAYER_JS, explain, player
-from .predict import Predictor, answer, load_bundle, plot_timeline, segments
+from .predict import Predictor, answer, check_threshold, plot_timeline, segments
 from .synth import make_clip
 
 # %% ../nbs/52_app.ipynb #c2a5bcf8
@@ -134,7 +134,7 @@ def telling(
     told.windows = windows
     return told
 
-# %% ../nbs/52_app.ipynb #30609f01
+# %% ../nbs/52_app.ipynb #5c394b73
 CAM = 'In red: the parts that spoke for <b>{}</b> (Grad-CAM).'
 OCCLUSION = 'In red: the moments without which <b>{}</b> would be less likely; in blue, more likely.'
 
@@ -147,7 +147,7 @@ def show(
     "All that the page answers."
     timeline = telling(p, path, tell).timeline(path)
     probs, long = timeline[p.labels].mean(), len(timeline) > 1
-    best, recipe = probs.idxmax(), leaves(p.info)[0][1]
+    best, recipe = probs.idxmax(), p.recipes[0]
     surest, sr = timeline.loc[timeline[best].idxmax()], sf.info(path).samplerate
     part = sf.read(path, start=round(surest.start*sr), stop=round(surest.end*sr), dtype='float32')[0]
     x, S, heat = explain(p, part, sr, label=best)
@@ -311,7 +311,7 @@ def build_app(
         program.click(predict, recording, gr.JSON(visible=False), api_name='predict', api_description=Predictor.predict.__doc__, **share)
     return app.queue(max_size=64)
 
-# %% ../nbs/52_app.ipynb #2c32818d
+# %% ../nbs/52_app.ipynb #38466162
 def check_port(
     host: str,
     port: int
@@ -334,7 +334,7 @@ def serving(
 ):                               # yields the address and the folder of uploads
     "The page, while the block lasts; its files are gone afterwards."
     check_port(host, port)
-    if not 0 <= threshold <= 1: raise SerError(f'the threshold {threshold:g} is no probability: name one from 0 to 1.')
+    check_threshold(threshold)
     with tempfile.TemporaryDirectory(prefix='ser_app.') as d, patch.dict(os.environ, GRADIO_TEMP_DIR=f'{d}/uploads', GRADIO_ANALYTICS_ENABLED='False'):
         uploads, clips = Path(d)/'uploads', Path(d)/'clips'
         uploads.mkdir(), clips.mkdir()
@@ -354,7 +354,7 @@ def serving(
             over.set()
             app.close(verbose=False)
 
-# %% ../nbs/52_app.ipynb #138ce787
+# %% ../nbs/52_app.ipynb #6b2153a7
 def serve(
     bundle=None,             # a bundle's folder; without it the one that ships
     host: str = '127.0.0.1', # who can reach the page: this computer alone; 0.0.0.0 is everyone
@@ -369,7 +369,7 @@ def serve(
         on_signal(signal.SIG_IGN)   # a second Ctrl-C must leave no upload behind
         raise KeyboardInterrupt
     on_signal(stop)                 # so that the folder of uploads goes then too, in the background as well
-    with serving(load_bundle(bundle), host, port, **kwargs) as (url, _):
+    with serving(Predictor(bundle), host, port, **kwargs) as (url, _):
         print(f'{url} (Ctrl-C ends it)', flush=True)
         try: threading.Event().wait()
         except KeyboardInterrupt: pass

@@ -255,7 +255,7 @@ def _tensors(data):
     try: return load_tensors(data)
     except Exception as e: raise ValueError(f'no safetensors: {str(e)}') from None
 
-# %% ../nbs/49a_bundles.ipynb #c850105d
+# %% ../nbs/49a_bundles.ipynb #4e9923bb
 def _trained(model):
     "A fastai learner as `train` would give it."
     return Trained(None, list(model.dls.vocab), 0, model) if isinstance(model, Learner) else model
@@ -278,8 +278,8 @@ def _labels(trained):
     return _labels(trained[0])
 
 def save_bundle(
-    path,              # the folder to be; a bundle that lies there is replaced
     trained,           # a `Trained` or a fastai learner, or a list of them for an ensemble
+    path,              # the folder to be; a bundle that lies there is replaced
     recipe,            # its recipe, or theirs
     scores=None,       # e.g. of `scores_of`
     data=None,         # of `data_of`
@@ -324,7 +324,7 @@ def bundle_learner(
     net = models[0][3].net.requires_grad_(True)
     return Learner(dls, net, **(dict(loss_func=CrossEntropyLossFlat(), metrics=accuracy) | kwargs))
 
-# %% ../nbs/49a_bundles.ipynb #e5d9ac2c
+# %% ../nbs/49a_bundles.ipynb #c49af183
 def train_bundle(
     df: pd.DataFrame,  # a corpus frame; every clip trains
     recipe: Recipe,
@@ -339,7 +339,7 @@ def train_bundle(
     "Train a recipe on all clips and write the bundle."
     some = np.random.default_rng(seed).permutation(len(df))[:64]
     trained = train(df, recipe, Split(np.arange(len(df)), some, np.array([], int)), seed, weights)
-    return save_bundle(path, trained, recipe, scores, data_of(df), licence, temperature, half)
+    return save_bundle(trained, path, recipe, scores, data_of(df), licence, temperature, half)
 
 # %% ../nbs/49a_bundles.ipynb #2a761434
 def default_bundle() -> Path:

@@ -253,12 +253,12 @@ def ser_card(
     with atomic_write(out) as tmp: tmp.write_text(text, encoding='utf8')
     print(out)
 
-# %% ../nbs/60_cli.ipynb #b0e9e418
+# %% ../nbs/60_cli.ipynb #c6a04a47
 @command
 def ser_predict(
     paths: Param('audio files, folders, globs, lists (.csv, .txt), or - for standard input', str, nargs='+', opt=False),
     bundle: str = None,           # the folder of a bundle or of ser_export; default the bundle that ships
-    top: int = 2,                 # how many emotions to show of each clip
+    top: int = 2,                 # how many emotions a row of the table shows; csv and json hold all
     format: Param('table, csv or json', str, choices=['table', 'csv', 'json']) = 'table',
     threshold: float = 0.,        # an answer that is less probable than this (0 to 1) becomes "uncertain"
     timeline: store_true = False, # what is heard over time, for long recordings
@@ -284,7 +284,7 @@ def ser_export(
     try: print(export_bundle(out, bundle, clips))
     except OSError as e: raise SerError(f'{out} cannot be written ({e.strerror}); name another folder.') from e
 
-# %% ../nbs/60_cli.ipynb #b675883f
+# %% ../nbs/60_cli.ipynb #f3e3b87d
 @command
 def ser_app(
     bundle: str = None,           # a bundle's folder; default the one that ships
@@ -292,8 +292,9 @@ def ser_app(
     port: int = 7860,             # where it answers
     max_mb: float = 50,           # largest upload, MB
     max_minutes: float = 10,      # longest recording
+    threshold: float = .3,        # an answer that is less probable than this (0 to 1) becomes "uncertain"
     open: store_true = False,     # open a browser
 ):
     "The web page: drop a recording or speak, and see what was heard."
     from ser_fastai.app import serve
-    serve(bundle, host, port, max_mb=max_mb, max_minutes=max_minutes, open=open)
+    serve(bundle, host, port, max_mb=max_mb, max_minutes=max_minutes, threshold=threshold, open=open)

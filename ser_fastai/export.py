@@ -21,7 +21,7 @@ from scipy.fft import dct
 from torch import nn
 from torch.nn import functional as F
 
-# %% ../nbs/51_export.ipynb #1e842371
+# %% ../nbs/51_export.ipynb #6339e2b9
 from . import audio, core, predict
 from .audio import trim_silence
 from .bundles import default_bundle, leaves, network, read_bundle
@@ -32,7 +32,7 @@ from .data import TensorSpectrogram, image_tfms
 from .evaluate import FLOOR, uar
 from .experiment import environment
 from .features import mel_filters
-from .predict import OnnxPredictor, Predictor, load_bundle
+from .predict import Predictor
 from .train import stages
 
 # %% ../nbs/51_export.ipynb #b9a10a3a
@@ -290,7 +290,7 @@ def runner() -> str: # Python
     parts = [*((inspect.getsource(m), names.split()) for m, names in COPIED.items()), (inspect.getsource(fourier_resample), None)]
     return RUNNER.format(functions='\n\n'.join(excerpt(*p) for p in parts))
 
-# %% ../nbs/51_export.ipynb #1e513c88
+# %% ../nbs/51_export.ipynb #7fe1a354
 def agreement(
     one: Predictor,
     other: Predictor,
@@ -330,12 +330,12 @@ def export_bundle(
             facts = dict(settings, sha256=hashlib.sha256((new/'model.onnx').read_bytes()).hexdigest(), versions=environment()['versions'], **more, bundle=info)
             (new/'settings.json').write_text(json.dumps(facts, indent=1, ensure_ascii=False) + '\n', encoding='utf8')
         if int8:
-            like = OnnxPredictor(info, settings, None)
+            whole = Predictor(bundle)
             some = clips.path.iloc[np.unique(np.linspace(0, len(clips) - 1, CALIBRATE).round().astype(int))]
-            to_int8(graph, new/'model.onnx', [like.input(x) for c in some for _, x in like.windows(c)])
+            to_int8(graph, new/'model.onnx', [trim_silence(x) if r.trim else x for c in some for _, x in whole.windows(c)])
             graph.unlink()
             write()
-            found = agreement(load_bundle(bundle), load_bundle(new), clips)
+            found = agreement(whole, Predictor(new), clips)
             write(agreement=found)
             text += (f'\n## In 8 bits\n\nThis folder holds the network in 8 bits. It gave the same answer as the network in 32 bits on '
                      f'{100*found["same"]:.1f} % of {found["clips"]} recordings, of which {len(some)} had set its ranges; the largest difference of a probability was {found["largest"]:.3f}.')

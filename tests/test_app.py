@@ -12,7 +12,7 @@ import requests
 
 from ser_fastai import app as A
 from ser_fastai.core import SerError
-from ser_fastai.predict import load_bundle
+from ser_fastai.predict import Predictor
 from ser_fastai.synth import make_clip
 
 BROWSER = next(filter(None, map(shutil.which, ('google-chrome', 'chromium', 'chromium-browser'))), None)
@@ -25,7 +25,7 @@ def free_port():
     with socket.create_server(('127.0.0.1', 0)) as s: return s.getsockname()[1]
 
 @pytest.fixture(scope='module')
-def bundle(): return load_bundle()
+def bundle(): return Predictor()
 
 @pytest.fixture(scope='module')
 def page(bundle):
@@ -158,11 +158,11 @@ def test_a_threshold_is_a_probability(threshold, bundle):
 def test_an_exported_bundle_on_the_page(tmp_path, clips):
     pytest.importorskip('onnxruntime')
     from ser_fastai.export import export_bundle
-    exported = load_bundle(export_bundle(tmp_path/'out'))
+    exported = Predictor(export_bundle(tmp_path/'out'))
     with A.serving(exported, port=free_port()) as (url, uploads):
         got = asked(Client(url, verbose=False, download_files=tmp_path), clips/'angry.wav')
         assert left((url, uploads)) == []
-    np.testing.assert_allclose(pd.Series(got), load_bundle().predict(clips/'angry.wav'), atol=1e-3)
+    np.testing.assert_allclose(pd.Series(got), Predictor().predict(clips/'angry.wav'), atol=1e-3)
     html = A.show(exported, clips/'talk.wav')
     assert 'Where it is surest' in html and 'less likely' in html and 'ser-player' in html
 

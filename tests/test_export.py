@@ -13,7 +13,7 @@ from ser_fastai.core import Recipe, SerError
 from ser_fastai.corpora import load_csv
 from ser_fastai.features import log_mel
 from ser_fastai.bundles import save_bundle, train_bundle
-from ser_fastai.predict import load_bundle
+from ser_fastai.predict import Predictor
 from ser_fastai.train import Trained
 from test_bad_input import BAD, NAMES, ODD, RIGHT, flaw, folder as sounds, near, none   # the collection of files, good and bad
 
@@ -69,16 +69,16 @@ def probs(p, corpus): return p.predict_files(corpus.path)[p.labels].to_numpy(flo
 
 @pytest.mark.parametrize('kind', RECIPES)
 def test_parity(kind, exports, corpus):
-    want, got = probs(load_bundle(exports/kind), corpus), probs(X.load_bundle(exports/f'{kind}_out'), corpus)
+    want, got = probs(Predictor(exports/kind), corpus), probs(X.Predictor(exports/f'{kind}_out'), corpus)
     assert want.std(0).max() > 1e-4, 'a model that answers all alike proves nothing'
     np.testing.assert_allclose(got, want, atol=1e-4)
 
 def test_int8(exports, corpus):
-    small, large = X.load_bundle(exports/'cnn8_out'), X.load_bundle(exports/'cnn_out')
+    small, large = X.Predictor(exports/'cnn8_out'), X.Predictor(exports/'cnn_out')
     assert (exports/'cnn8_out'/'model.onnx').stat().st_size < .35*(exports/'cnn_out'/'model.onnx').stat().st_size
     a, b = probs(small, corpus), probs(large, corpus)
     assert 0 < np.abs(a - b).max() < .1
-    text, said = (exports/'cnn8_out'/'card.md').read_text(), small.settings['agreement']
+    text, said = (exports/'cnn8_out'/'card.md').read_text(), small.model.settings['agreement']
     assert '## In 8 bits' in text and said['clips'] == len(corpus) and said['same'] == (a.argmax(1) == b.argmax(1)).mean()
     assert said['largest'] == pytest.approx(np.abs(a - b).max(), abs=1e-3)
     of = lambda p: balanced_accuracy_score(corpus.emotion, np.array(small.labels)[p.argmax(1)])
@@ -103,9 +103,9 @@ def test_the_command(exports, folder, corpus, tmp_path):
         return r
     r = ser_export('out', '--bundle', exports/'cnn', '--int8', '--corpora', folder/'buzz.csv')
     assert r.returncode == 0 and r.stdout.strip() == str(tmp_path/'out'), r.stderr
-    got, want = X.load_bundle(tmp_path/'out'), X.load_bundle(exports/'cnn8_out')
-    assert got.settings['bits'] == 8 and got.settings['agreement']['clips'] == len(corpus)
-    assert got.settings['agreement']['uar'] == pytest.approx(want.settings['agreement']['uar'], abs=.001)
+    got, want = X.Predictor(tmp_path/'out'), X.Predictor(exports/'cnn8_out')
+    assert got.model.settings['bits'] == 8 and got.model.settings['agreement']['clips'] == len(corpus)
+    assert got.model.settings['agreement']['uar'] == pytest.approx(want.model.settings['agreement']['uar'], abs=.001)
     assert {f.name for f in (tmp_path/'out').iterdir()} == {f.name for f in (exports/'cnn8_out').iterdir()}
     np.testing.assert_allclose(probs(got, corpus), probs(want, corpus), atol=1e-3)
     for args, said in {('--bundle', exports/'svm', '--int8', '--corpora', folder/'buzz.csv'): '8 bits are for a cnn',
@@ -120,7 +120,7 @@ def test_the_front_end_stays_in_32_bits(exports):
 
 @pytest.mark.parametrize('kind', ['svm', 'lstm', 'cnn', 'cnn8'])
 def test_any_length_any_batch(kind, exports):
-    s = X.load_bundle(exports/f'{kind}_out').session
+    s = X.Predictor(exports/f'{kind}_out').model.session
     run = lambda x: s.run(None, dict(samples=x))[0]
     for n in (256, 1600, 15999, 16000, 16001, 16192, 31999, 48000):
         x = np.stack([buzz(100 + 40*i, 3., seed=i)[12000 - n//4:][:n] for i in range(3)])
@@ -132,7 +132,7 @@ def test_any_length_any_batch(kind, exports):
 @pytest.mark.parametrize('kind', ['lstm', 'cnn'])
 def test_pads_and_crops_as_the_bundle(kind, seconds, exports):
     x = buzz(180, 2.5)[8000:8000 + int(seconds*SR)]
-    np.testing.assert_allclose(X.load_bundle(exports/f'{kind}_out').predict(x, SR), load_bundle(exports/kind).predict(x, SR), atol=1e-4)
+    np.testing.assert_allclose(X.Predictor(exports/f'{kind}_out').predict(x, SR), Predictor(exports/kind).predict(x, SR), atol=1e-4)
 
 @pytest.mark.parametrize('n_fft, hop', [(1024, 192), (1024, 256), (512, 160), (600, 150), (1022, 77), (254, 50), (1000, 1000)])
 def test_log_mel(n_fft, hop):
@@ -155,20 +155,20 @@ def test_svm_of_any_number_of_classes(k, tmp_path):
     rng, r = np.random.default_rng(k), Recipe('s', model='svm', stats='mean,std')
     S = [log_mel(buzz(80*(1 + i % k) + i, .3, seed=i)) for i in range(12*k)]
     model = svm_pipeline().fit([mfcc_stats(s, 20, r.stats) for s in S], np.arange(12*k) % k)
-    save_bundle(tmp_path/'b', Trained(None, LABELS[:k] + ['d', 'e'][:k - 3] if k > 3 else LABELS[:k], 0, model), r)
-    net, p = X.FromSamples(tmp_path/'b'), load_bundle(tmp_path/'b')
+    save_bundle(Trained(None, LABELS[:k] + ['d', 'e'][:k - 3] if k > 3 else LABELS[:k], 0, model), tmp_path/'b', r)
+    net, p = X.FromSamples(tmp_path/'b'), Predictor(tmp_path/'b')
     for i in range(6):
         x = trim_silence(buzz(70 + 45*i, .6, seed=99 + i))
         np.testing.assert_allclose(net(torch.from_numpy(x)[None])[0], p.predict(x, SR), atol=1e-4)
 
 def test_the_bundle_that_ships(tmp_path):
-    p = X.load_bundle(X.export_bundle(tmp_path/'out'))
-    for f0 in (90, 200, 310): np.testing.assert_allclose(p.predict(buzz(f0), SR), load_bundle().predict(buzz(f0), SR), atol=1e-3)
+    p = X.Predictor(X.export_bundle(tmp_path/'out'))
+    for f0 in (90, 200, 310): np.testing.assert_allclose(p.predict(buzz(f0), SR), Predictor().predict(buzz(f0), SR), atol=1e-3)
     assert 'CC BY-NC-SA' in (tmp_path/'out'/'LICENSE').read_text() and 'model.onnx' in (tmp_path/'out'/'LICENSE').read_text()
 
 def test_long_recordings(exports):
     x = np.concatenate([buzz(100, 3.), np.zeros(4*SR, 'float32'), buzz(300, 3.)])
-    np.testing.assert_allclose(X.load_bundle(exports/'cnn_out').predict(x, SR), load_bundle(exports/'cnn').predict(x, SR), atol=1e-4)
+    np.testing.assert_allclose(X.Predictor(exports/'cnn_out').predict(x, SR), Predictor(exports/'cnn').predict(x, SR), atol=1e-4)
 
 
 # the folder, where there is no torch
@@ -205,7 +205,7 @@ def test_runs_without_torch(kind, exports, corpus, bare, tmp_path):
     done = deployed(bare, out, *files)
     assert done.returncode == 0, done.stderr
     for line, f in zip(done.stdout.splitlines(), files, strict=True):
-        want = X.load_bundle(out).predict(f)
+        want = X.Predictor(out).predict(f)
         assert json.loads(line)['path'] == str(f) and json.loads(line)['probabilities'] == pytest.approx(want.to_dict(), abs=1e-3)
 
 def test_there_is_no_torch(bare):
@@ -228,7 +228,7 @@ def test_the_program_on_every_kind_of_file(exports, bare, sounds):
     assert done.returncode == 1 and 'Traceback' not in out + err and '\x1b' not in out + err
     got = {d['path']: d['probabilities'] for d in map(json.loads, out.splitlines())}
     wrong = {p: 'no answer' for p in good if p not in got} | {p: 'an answer' for p in got if p not in good}
-    p = X.load_bundle(exports/'svm_out')
+    p = X.Predictor(exports/'svm_out')
     for name in set(good) & set(got):
         want = p.predict(sounds/name)
         if not near(want*0 + [got[name][l] for l in p.labels], want, .02): wrong[name] = got[name], want.to_dict()
@@ -256,7 +256,7 @@ def test_the_program_hears_twenty_minutes_in_the_memory_of_two(exports, bare, tm
     done = subprocess.run([bare, '-I', '-c', PEAK, out/'run.py', out, *files], capture_output=True, text=True, timeout=450)
     assert not done.returncode, done.stderr
     (some, before), (all_, after) = map(json.loads, done.stdout.splitlines())
-    want = X.load_bundle(out).predict(files[0])
+    want = X.Predictor(out).predict(files[0])
     assert some == pytest.approx(want.to_dict(), abs=.01) and all_ == pytest.approx(some, abs=.02)
     assert after - before < 40, f'{after - before} MB more for twenty minutes than for two'
 
@@ -296,11 +296,11 @@ def test_refusals(exports, bundles, corpus, tmp_path):
     (tmp_path/'mine').mkdir(); (tmp_path/'mine'/'thesis.tex').write_text('all my work')
     with pytest.raises(SerError, match='no exported model'): X.export_bundle(tmp_path/'mine', bundles/'svm')
     assert [p.name for p in tmp_path.iterdir()] == ['mine'] and (tmp_path/'mine'/'thesis.tex').exists()
-    with pytest.raises(SerError, match='name the folder of a bundle'): X.load_bundle(tmp_path/'mine')
+    with pytest.raises(SerError, match='name the folder of a bundle'): X.Predictor(tmp_path/'mine')
     for name, data in {'settings.json': b'{', 'model.onnx': b'junk'}.items():
         d = shutil.copytree(exports/'svm_out', tmp_path/name)
         (d/name).write_bytes(data)
-        with pytest.raises(SerError, match='damaged'): X.load_bundle(d)
+        with pytest.raises(SerError, match='damaged'): X.Predictor(d)
 
 def test_without_onnx(bundles, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, 'onnx', None)
@@ -315,7 +315,7 @@ import hashlib, json, pathlib, sys
 sys.path.insert(0, sys.argv[1])
 import numpy as np, onnx
 from ser_fastai.core import SerError
-from ser_fastai.predict import load_bundle
+from ser_fastai.predict import Predictor
 from test_bad_input import spoilt_at
 folder, x, told = pathlib.Path(sys.argv[2]), np.load(sys.argv[3]), open(sys.argv[4], 'w', buffering=1)
 data, settings = (folder/'model.onnx').read_bytes(), json.loads((folder/'settings.json').read_text())
@@ -324,7 +324,7 @@ for how, new in spoilt_at(data, 60, nodes):
     print(how, file=told)
     (folder/'model.onnx').write_bytes(new)
     (folder/'settings.json').write_text(json.dumps(settings | dict(sha256=hashlib.sha256(new).hexdigest())))
-    try: p = load_bundle(folder).predict(x, 16000)
+    try: p = Predictor(folder).predict(x, 16000)
     except SerError as e: print('refused' if 'damaged' in str(e) or 'no probabilities' in str(e) or 'cannot answer' in str(e) else f'WRONG {e}', file=told)
     else: print('answered' if np.isfinite(p).all() and (p >= 0).all() and abs(p.sum() - 1) < 1e-4 else f'WRONG {p.to_dict()}', file=told)
 '''
@@ -352,4 +352,4 @@ def test_graphs_hold_no_loops(op, small, tmp_path):
     data = model.SerializeToString()
     (out/'model.onnx').write_bytes(data)
     (out/'settings.json').write_text(json.dumps(json.loads((out/'settings.json').read_text()) | dict(sha256=hashlib.sha256(data).hexdigest())))
-    with pytest.raises(SerError, match='other operations than ours'): X.load_bundle(out)
+    with pytest.raises(SerError, match='other operations than ours'): X.Predictor(out)
