@@ -17,7 +17,7 @@ from textwrap import fill
 import matplotlib.pyplot as plt
 import numpy as np, pandas as pd
 
-# %% ../nbs/10a_compare.ipynb #54a1a4cf
+# %% ../nbs/10a_compare.ipynb #21b72e07
 from .calibration import ece, plot_reliability, rescaled, temperature
 from .core import SerError, label_order, results_path
 from .evaluate import COLORS, accuracy, check_predictions, complete, labels_of, uar
