@@ -208,6 +208,27 @@ def test_the_conclusion_follows_the_table(made):
     worse = C.conclude(t.assign(difference=-t.difference))
     assert '1 of 2 changes hurt: `+noise` −' in worse and 'transductive' in C.conclude(t.assign(transductive=True))
 
+def test_for_which_corpus_a_joint_model_works(corpus, tmp_path):
+    from ser_fastai.splits import n_folds, split
+    german = [(f'emodb/{s:02}/{e}-{i}', 'emodb', f'emodb_{s:02}', 'female' if s % 2 else 'male', e, '', 'a01', str(i), 2.)
+              for s in range(10) for e in EMOTIONS if e not in ('calm', 'surprised') for i in range(4)]
+    both = pd.concat([corpus, pd.DataFrame(german, columns=R.CLIPS)], ignore_index=True)
+    for f in range(n_folds(both, 'emobox')):
+        test = both.iloc[split(both, 'emobox', f).test]
+        pred = pd.concat([predict(test[test.corpus == c], right, f) for c, right in dict(ravdess=.7, emodb=.3).items()])
+        facts = dict(run=R.run_id(SVM, 'emodb,ravdess', 'emobox', f, 0), **R.recipe_facts(SVM), corpora='emodb,ravdess', test_corpora='emodb,ravdess', protocol='emobox',
+                     fold=f, seed=0, n_params=1, n_train=9, seconds=1., device='cpu', versions={}, commit='')
+        R.save_run(facts, pred, None, None, both, tmp_path)
+    runs = R.load_runs(tmp_path)
+    pred = C.answers(runs, tmp_path)
+    groups, gaps = C.fairness_table(pred, tmp_path)
+    score, w = groups[groups.attribute == 'corpus'].set_index('group').score, gaps.set_index('attribute').loc['corpus']
+    asked = pred[~pred.truth.isin(['calm', 'surprised'])]                # of both corpora
+    for c in score.index: assert score[c] == pytest.approx(uar(asked[asked['clip'].str.startswith(c)]))
+    assert (w.best, w.worst) == ('ravdess', 'emodb') and w.difference == pytest.approx(score.ravdess - score.emodb)
+    assert 0 < w.lower < w.difference < w.upper < 1 and w.shuffled < w.difference/2
+    assert '| corpus | ravdess | emodb |' in run_card(runs.run[0], tmp_path)
+
 def test_card_of_a_run(made):
     runs = R.load_runs(made)
     page = run_card(runs.run[runs.recipe == 'svm'].iloc[0], made)
