@@ -290,7 +290,7 @@ def runner() -> str: # Python
     parts = [*((inspect.getsource(m), names.split()) for m, names in COPIED.items()), (inspect.getsource(fourier_resample), None)]
     return RUNNER.format(functions='\n\n'.join(excerpt(*p) for p in parts))
 
-# %% ../nbs/51_export.ipynb #7fe1a354
+# %% ../nbs/51_export.ipynb #275c5598
 def agreement(
     one: Predictor,
     other: Predictor,
@@ -308,7 +308,7 @@ def _whose(clips, data):
     if not given or not learnt: return 'Whether it learnt from them is not known.'
     of = lambda corpora: in_words([CORPORA[c].title if c in CORPORA else core.short(c) for c in sorted(corpora)])
     if not given & learnt: return f'They are of {of(given)}, and it learnt from {of(learnt)}.'
-    if given <= learnt: return f'They are of {of(given)}, from which it learnt: on voices that it never heard it is less often right.'
+    if given <= learnt: return f'They are of {of(given)}, from which it learnt, so it may have heard these very ones.'
     return f'Some of them are of {of(given & learnt)}, from which it learnt, and some of {of(given - learnt)}, from which it did not.'
 
 def export_bundle(
