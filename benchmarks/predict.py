@@ -139,7 +139,7 @@ def main(
         seed_all(0)
         learn, recipe = learner(paths, arch, size)
         learn.size = size
-        save_bundle(d/'bundle', learn, recipe)
+        save_bundle(learn, d/'bundle', recipe)
         export_bundle(d/'fp32', d/'bundle'); export_bundle(d/'int8', d/'bundle', clips=df[-64:])
         ours, fp32, int8 = (Predictor(d/k) for k in ('bundle', 'fp32', 'int8'))
         svm = svm_pipeline().fit(np.random.default_rng(0).normal(size=(80, 20)), np.arange(80) % 8)

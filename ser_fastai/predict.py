@@ -272,7 +272,7 @@ class Predictor:
         p = dict(zip(self.labels, got[self.labels].to_numpy().mean(0)))
         return path, answer(p, threshold), max(p.values()), *p.values(), None
 
-# %% ../nbs/50_predict.ipynb #1f5ce36a
+# %% ../nbs/50_predict.ipynb #10f646c8
 class Models:
     "The models of a bundle, on torch."
     def __init__(self,
@@ -338,7 +338,7 @@ def _session(data, level):
     options.intra_op_num_threads = os.cpu_count()                            # for one clip; many run side by side,
     options.add_session_config_entry('session.intra_op.allow_spinning', '0') # and then a thread that waits must not keep a core busy
     options.add_session_config_entry('session.use_env_allocators', '1')
-    return ort.InferenceSession(data, options, providers=['CPUExecutionProvider'])
+    return ort.InferenceSession(data, options, providers=['CPUExecutionProvider'], enable_fallback=0)   # to fall back is to print
 
 def _check_nodes(data):
     "Only what graphs of ours are made of."

@@ -161,13 +161,13 @@ def test_a_transductive_recipe_says_so_and_makes_no_bundle(corpus, cache, tmp_pa
     r = replace(R, model='svm', standardise='speaker')
     assert recipe_facts(r)['transductive'] is True and recipe_facts(R)['transductive'] is False
     t = train_svm(corpus, F.build_features(corpus, r, cache, 1), TRAIN, r)
-    with pytest.raises(SerError, match='standardises by speaker'): save_bundle(tmp_path/'b', t, r)
+    with pytest.raises(SerError, match='standardises by speaker'): save_bundle(t, tmp_path/'b', r)
     assert not (tmp_path/'b').exists()
 
 def test_an_augmented_recipe_makes_a_bundle(corpus, cache, tmp_path):
     r = replace(R, model='svm', waveform='noise', copies=1)
     t = train_svm(corpus, F.build_features(corpus, r, cache, 1), TRAIN, r)
-    p = save_bundle(tmp_path/'b', t, r, data=dict(corpora=[], clips=8, speakers=1))
+    p = save_bundle(t, tmp_path/'b', r, data=dict(corpora=[], clips=8, speakers=1))
     assert p.is_dir()
 
 def test_label_smoothing_is_fastais(corpus, cache):

@@ -429,6 +429,25 @@ GRAPHS = dict(  # what a graph of `export_bundle` never is
     memory_device=lambda: outside('/dev/zero'), no_file=lambda: outside('nowhere.bin'), beside=lambda: outside('settings.json'), in_a_node=lambda: inside('settings.json'),
     memory=lambda: greedy('memory'), outer=lambda: greedy('outer'), hours=lambda: greedy('hours'))
 
+def hangs_when_loud():
+    "A graph without loops that multiplies large matrices for minutes where a sample is over 1.5."
+    from onnx import helper as h, load_model_from_string, numpy_helper as nh
+    node, const = h.make_node, lambda v, n: nh.from_array(np.array(v), n)
+    more = [node('ReduceMax', ['x'], ['top'], keepdims=0), node('Greater', ['top', 'limit'], ['loud']), node('Where', ['loud', 'large', 'little'], ['size']),
+            node('ConstantOfShape', ['size'], ['m0']), *[node('MatMul', ['m0', f'm{i}'], [f'm{i + 1}']) for i in range(200)], node('ReduceMax', ['m200'], ['most'], keepdims=0),
+            node('Mul', ['most', 'nought'], ['none']), node('Add', ['logits', 'none'], ['late'])]
+    m = load_model_from_string(graph(more=more, values=[const(np.zeros(8, 'float32'), 'bias'), const(np.float32(1.5), 'limit'), const([2500, 2500], 'large'),
+                                                        const([1, 1], 'little'), const(np.float32(0), 'nought')]))
+    next(n for n in m.graph.node if n.op_type == 'Softmax').input[0] = 'late'
+    return m.SerializeToString()
+
+def test_a_graph_that_hangs_on_what_it_hears(exported, tmp_path, monkeypatch):
+    "It answers when it is loaded, so every answer has its time."
+    p = read_export(changed(exported, tmp_path/'out', 'model.onnx', hangs_when_loud()))
+    assert p.predict(CLIP, SR).sum() == pytest.approx(1)
+    monkeypatch.setattr(predict, 'PATIENCE', 1)
+    with pytest.raises(SerError, match='cannot answer .*export the bundle again'): p.predict(CLIP*2/np.abs(CLIP).max(), SR)
+
 @pytest.mark.parametrize('how', GRAPHS)
 def test_hostile_graphs(how, exported, tmp_path, monkeypatch):
     d = changed(exported, tmp_path/'out', 'model.onnx', GRAPHS[how]())

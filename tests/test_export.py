@@ -155,7 +155,7 @@ def test_svm_of_any_number_of_classes(k, tmp_path):
     rng, r = np.random.default_rng(k), Recipe('s', model='svm', stats='mean,std')
     S = [log_mel(buzz(80*(1 + i % k) + i, .3, seed=i)) for i in range(12*k)]
     model = svm_pipeline().fit([mfcc_stats(s, 20, r.stats) for s in S], np.arange(12*k) % k)
-    save_bundle(tmp_path/'b', Trained(None, LABELS[:k] + ['d', 'e'][:k - 3] if k > 3 else LABELS[:k], 0, model), r)
+    save_bundle(Trained(None, LABELS[:k] + ['d', 'e'][:k - 3] if k > 3 else LABELS[:k], 0, model), tmp_path/'b', r)
     net, p = X.FromSamples(tmp_path/'b'), Predictor(tmp_path/'b')
     for i in range(6):
         x = trim_silence(buzz(70 + 45*i, .6, seed=99 + i))

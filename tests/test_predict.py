@@ -50,8 +50,8 @@ def trained(corpus, folder):
 
 @pytest.fixture(scope='session')
 def bundles(trained, folder):
-    for k, t in trained.items(): B.save_bundle(folder/k, t, RECIPES[k])
-    B.save_bundle(folder/'all', list(trained.values()), list(RECIPES.values()))
+    for k, t in trained.items(): B.save_bundle(t, folder/k, RECIPES[k])
+    B.save_bundle(list(trained.values()), folder/'all', list(RECIPES.values()))
     return folder
 
 @pytest.fixture(scope='session')
@@ -77,11 +77,11 @@ def test_ensemble_averages(bundles, trained, corpus):
 def test_ensembles_nest(tmp_path, trained, corpus):
     a, b, c = trained.values()
     ra, rb, rc = RECIPES.values()
-    p = P.Predictor(B.save_bundle(tmp_path/'nest', [a, [b, c]], [ra, [rb, rc]]))
+    p = P.Predictor(B.save_bundle([a, [b, c]], tmp_path/'nest', [ra, [rb, rc]]))
     assert [round(m[0], 3) for m in p.model.models] == [.5, .25, .25]
     want = [answers(t, 1)[0] for t in (a, b, c)]
     np.testing.assert_allclose(p.predict(corpus.path[0]), want[0]/2 + want[1]/4 + want[2]/4, atol=1e-4)
-    with pytest.raises(SerError, match='different labels'): B.save_bundle(tmp_path/'x', [a, replace(b, labels=['x', 'y', 'z'])], [ra, rb])
+    with pytest.raises(SerError, match='different labels'): B.save_bundle([a, replace(b, labels=['x', 'y', 'z'])], tmp_path/'x', [ra, rb])
 
 @pytest.mark.parametrize('k', [2, 3, 5, 8])
 def test_svm_is_scikit_learns(k):
@@ -95,7 +95,7 @@ def test_svm_is_scikit_learns(k):
 
 def test_half_is_half(tmp_path, bundles, trained, corpus):
     for kind in RECIPES:
-        B.save_bundle(tmp_path/kind, trained[kind], RECIPES[kind], half=True)
+        B.save_bundle(trained[kind], tmp_path/kind, RECIPES[kind], half=True)
         size = lambda d: (d/kind/'model.safetensors').stat().st_size
         assert size(tmp_path) < .75*size(bundles)
         one, other = (P.Predictor(d/kind).predict(corpus.path[0]) for d in (tmp_path, bundles))
@@ -206,7 +206,7 @@ def test_a_long_recording_is_judged_to_its_end(svm, tmp_path):
     with pytest.raises(SerError, match='cut short'): svm.predict(tmp_path/'cut.wav')
 
 def test_temperature(tmp_path, trained, bundles, corpus):
-    B.save_bundle(tmp_path/'warm', trained['svm'], RECIPES['svm'], temperature=2.)
+    B.save_bundle(trained['svm'], tmp_path/'warm', RECIPES['svm'], temperature=2.)
     raw, warm = (P.Predictor(d).predict(corpus.path[0]) for d in (bundles/'svm', tmp_path/'warm'))
     want = softmax(np.log(np.maximum(raw, 5e-6))/2)
     np.testing.assert_allclose(warm, want, atol=1e-9)
@@ -376,24 +376,24 @@ def test_fields_of_later_versions_may_be_absent(bundles, tmp_path, corpus, svm):
 
 def test_saving_is_all_or_nothing(bundles, tmp_path, trained, monkeypatch):
     d = tmp_path/'b'
-    B.save_bundle(d, trained['svm'], RECIPES['svm'], scores=dict(a=1))
+    B.save_bundle(trained['svm'], d, RECIPES['svm'], scores=dict(a=1))
     before = {f.name: f.read_bytes() for f in d.iterdir()}
     assert set(before) == {'model.safetensors', 'bundle.json', 'card.md', 'LICENSE'}
     with monkeypatch.context() as m:
         def killed(*args): raise KeyboardInterrupt
         m.setattr(B, 'licence_text', killed)
-        with pytest.raises(KeyboardInterrupt): B.save_bundle(d, trained['lstm'], RECIPES['lstm'])
+        with pytest.raises(KeyboardInterrupt): B.save_bundle(trained['lstm'], d, RECIPES['lstm'])
     for scores in (dict(a=float('nan')), dict(a=print)):
-        with pytest.raises(SerError, match='not written'): B.save_bundle(d, trained['svm'], RECIPES['svm'], scores=scores)
-    with pytest.raises(SerError, match='not written'): B.save_bundle(d, replace(trained['svm'], labels=['a', 'b', 'path']), RECIPES['svm'])
+        with pytest.raises(SerError, match='not written'): B.save_bundle(trained['svm'], d, RECIPES['svm'], scores=scores)
+    with pytest.raises(SerError, match='not written'): B.save_bundle(replace(trained['svm'], labels=['a', 'b', 'path']), d, RECIPES['svm'])
     assert {f.name: f.read_bytes() for f in d.iterdir()} == before and [p.name for p in tmp_path.iterdir()] == ['b']
-    B.save_bundle(d, trained['lstm'], RECIPES['lstm'])
+    B.save_bundle(trained['lstm'], d, RECIPES['lstm'])
     assert P.Predictor(d).info['kind'] == 'lstm' and [p.name for p in tmp_path.iterdir()] == ['b']
 
 def test_nothing_of_the_user_is_overwritten(tmp_path, trained):
     (tmp_path/'mine').mkdir(); (tmp_path/'mine'/'thesis.tex').write_text('all my work')
     for path in (tmp_path/'mine', tmp_path/'mine'/'thesis.tex', tmp_path/'mine'/'thesis.tex'/'b'):
-        with pytest.raises(SerError): B.save_bundle(path, trained['svm'], RECIPES['svm'])
+        with pytest.raises(SerError): B.save_bundle(trained['svm'], path, RECIPES['svm'])
     assert (tmp_path/'mine'/'thesis.tex').read_text() == 'all my work'
 
 def test_train_bundle(corpus, tmp_path, monkeypatch):
