@@ -52,7 +52,7 @@ def bars(
     rows = (row(escape(str(k)), 100*v, 100*v) for k, v in probs.sort_values(ascending=False, kind='stable').items())
     return f'<table class="ser-bars" aria-label="Probability of each emotion">{"".join(rows)}</table>'
 
-# %% ../nbs/52_app.ipynb #4112d75b
+# %% ../nbs/52_app.ipynb #2354ecf0
 CSS = f'''
 .gradio-container {{ max-width: 1120px !important; margin: 0 auto !important; }}
 .gradio-container .main {{ padding-inline: clamp(1rem, 4vw, 2rem) !important; }}
@@ -71,6 +71,7 @@ footer .divider {{ display: none; }}
 .ser .ser-quiet {{ color: #5a6068; }}
 .dark .ser .ser-quiet {{ color: #a9b0b8; }}
 .ser .ser-wait {{ border: 2px dashed var(--border-color-primary, #ccc); border-radius: 8px; padding: 3.2rem 1rem; text-align: center; }}
+#answer .wrap:not(.hide) ~ .html-container .ser-wait {{ color: transparent; }}   /* how far it is stands in its place */
 .ser figure img, .ser img.ser-picture {{ border-radius: 6px; }}
 .ser figure audio {{ width: 100%; margin-top: .5rem; }}
 .ser img.ser-picture {{ width: 100%; display: block; }}
@@ -88,7 +89,7 @@ footer .divider {{ display: none; }}
   #halves {{ grid-template: "in" auto "out" auto "more" auto / minmax(0, 1fr); }}
   .ser h1 {{ font-size: 1.45rem; }}
   .ser h2 {{ font-size: 1.4rem; }}
-  .ser .ser-wait {{ padding: 1.4rem 1rem; }}
+  .ser .ser-wait {{ padding: 2.4rem 1rem; }}
 }}
 '''
 
@@ -189,23 +190,26 @@ def sweep(
         with suppress(FileNotFoundError):    # it just had its answer
             if time.time() - old.stat().st_mtime > unasked: shutil.rmtree(old, ignore_errors=True)
 
-# %% ../nbs/52_app.ipynb #faeaee4e
+# %% ../nbs/52_app.ipynb #3e020d7a
 def upload_routes(
     folder,      # where uploads lie
     max_mb: float# largest upload, MB
 ):               # routes for a web server
     "Take in one file, and say that it is there."
     from starlette.concurrency import run_in_threadpool
+    from starlette.requests import ClientDisconnect
     from starlette.responses import JSONResponse, PlainTextResponse
     from starlette.routing import Route
     async def upload(request):
         size = request.headers.get('content-length', '')
         if not size.isdecimal() or int(size) > max_mb*2**20 + 2000:   # what surrounds the file in the request
             return PlainTextResponse(f'The file is too large: this page takes up to {max_mb:g} MB.', 413)
-        async with request.form(max_files=1, max_fields=5) as form:
-            if not hasattr(file := form.get('files'), 'filename'): return PlainTextResponse('There is no file.', 400)
-            path = Path(tempfile.mkdtemp(dir=folder, prefix='upload-'))/plain_name(file.filename)
-            with open(path, 'wb') as f: await run_in_threadpool(shutil.copyfileobj, file.file, f)
+        try:
+            async with request.form(max_files=1, max_fields=5) as form:
+                if not hasattr(file := form.get('files'), 'filename'): return PlainTextResponse('There is no file.', 400)
+                path = Path(tempfile.mkdtemp(dir=folder, prefix='upload-'))/plain_name(file.filename)
+                with open(path, 'wb') as f: await run_in_threadpool(shutil.copyfileobj, file.file, f)
+        except ClientDisconnect: return PlainTextResponse('The tab was closed.', 400)   # which nobody reads
         return JSONResponse([str(path)])
     async def done(request): return PlainTextResponse('data: {"msg": "done"}\n\n', media_type='text/event-stream')
     return [Route('/gradio_api/upload', upload, methods=['POST']), Route('/gradio_api/upload_progress', done)]

@@ -305,6 +305,9 @@ def test_the_command(how, clips, bundle, tmp_path):
             assert p.stdout.readline() == f'{url} (Ctrl-C ends it)\n', p.stderr.read()
             answer = asked(Client(url, verbose=False, download_files=got), clips/'angry.wav')
             np.testing.assert_allclose(pd.Series(answer), bundle.predict(clips/'angry.wav'), atol=1e-5)
+            with socket.create_connection(('127.0.0.1', port)) as s:   # a tab that is closed while it sends
+                s.sendall(b'POST /gradio_api/upload HTTP/1.1\r\nHost: x\r\nContent-Length: 999\r\nContent-Type: multipart/form-data; boundary=x\r\n\r\n--x\r\n')
+                time.sleep(1)
             assert sent(url, clips/'angry.wav').is_relative_to(tmp) and list(tmp.rglob('angry.wav'))
             p.send_signal(how)
             out, err = p.communicate(timeout=120)
