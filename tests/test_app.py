@@ -66,7 +66,7 @@ def visited(url, path):
             if line.startswith(b'data:'): yield (message := json.loads(line[5:]))
             if line and message['msg'] == 'process_completed': return
 
-def until(happened, seconds=60):
+def until(happened, seconds):
     end = time.time() + seconds
     while not happened(): assert time.time() < end; time.sleep(.1)
 
@@ -101,7 +101,7 @@ def test_an_upload_that_nobody_asks_about(bundle, clips):
     "A tab that was closed sends nothing more, so the server looks by itself; what is younger waits for its answer."
     with A.serving(bundle, port=free_port(), unasked=.5, threshold=.95) as (url, uploads):
         lost = sent(url, clips/'angry.wav').parent
-        until(lambda: not lost.exists())
+        until(lambda: not lost.exists(), 30)
         assert uploads.is_dir() and not list(uploads.iterdir())
         assert 'less than 95 % sure is called uncertain' in requests.get(f'{url}config', timeout=60).text
 
@@ -265,7 +265,7 @@ def test_desktop_and_phone(width, height, driver, page, clips, tmp_path):
         opened(driver, page, clips/'talk.wav')
         answer, recording = found(driver, '#answer h2'), found(driver, '#recording').rect
         assert answer.is_displayed() and answer.rect['y'] + answer.rect['height'] < height
-        if width < 500: assert answer.rect['y'] > recording['y'] + recording['height'], 'one column'
+        if width < 500: assert recording['y'] + recording['height'] < answer.rect['y'] < found(driver, '#examples').rect['y'], 'one column, the answer second'
         else: assert answer.rect['x'] > recording['x'] + recording['width'], 'two columns'
         assert driver.execute_script('return document.documentElement.scrollWidth') <= width
         shown = driver.find_elements('css selector', '#answer h2, #answer .ser-bars tr, #answer img, #answer audio, #examples button')
