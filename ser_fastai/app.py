@@ -358,7 +358,7 @@ def serving(
             over.set()
             app.close(verbose=False)
 
-# %% ../nbs/52_app.ipynb #6b2153a7
+# %% ../nbs/52_app.ipynb #217cd01c
 def serve(
     bundle=None,             # a bundle's folder; without it the one that ships
     host: str = '127.0.0.1', # who can reach the page: this computer alone; 0.0.0.0 is everyone
@@ -367,6 +367,7 @@ def serve(
 ):
     "Show the page until someone stops it."
     need('gradio', 'app'), check_port(host, port)
+    os.environ.setdefault('SER_QUIET', '1')   # the page has its own bar
     def on_signal(what):
         for s in (signal.SIGINT, signal.SIGTERM): signal.signal(s, what)
     def stop(*_):

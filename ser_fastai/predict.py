@@ -16,18 +16,17 @@ from itertools import islice
 from pathlib import Path
 from threading import Timer
 
-# %% ../nbs/50_predict.ipynb #edef92dd
+# %% ../nbs/50_predict.ipynb #3dffc6fa
 import numpy as np
 import pandas as pd
 import matplotlib.pyplot as plt
-import soundfile as sf
 import soxr
 import torch
 from fastcore.basics import chunked
 from threadpoolctl import threadpool_limits
 
-# %% ../nbs/50_predict.ipynb #ee6338b0
-from .audio import check_audio, check_samples, decode_blocks, resample, trim_silence
+# %% ../nbs/50_predict.ipynb #1fab3b04
+from .audio import check_audio, check_samples, decode_blocks, open_audio, resample, trim_silence
 from .bundles import UNCERTAIN, check_format, check_info, default_bundle, leaves, read_bundle, read_part
 from .cards import card, in_short
 from .core import SerError, known, need, progress, short
@@ -129,7 +128,7 @@ def find_files(
         except SerError as e: found[p] = e
     return found
 
-# %% ../nbs/50_predict.ipynb #b8a83fbc
+# %% ../nbs/50_predict.ipynb #eca0d46d
 def calibrated(
     probs: np.ndarray, # (n, n_labels)
     temperature: float # 1 leaves them as they are
@@ -232,8 +231,8 @@ class Predictor:
 
     def _expected(self, audio):
         "How many windows a recording will have, if its header is right; None for samples."
-        try: return int(2*sf.info(audio).duration/self.seconds) if isinstance(audio, (str, os.PathLike)) else None
-        except (OSError, RuntimeError): return None   # the sentence on what is wrong is `listen`'s
+        if not isinstance(audio, (str, os.PathLike)): return None
+        with open_audio(audio) as f: return int(2*f.promised/f.samplerate/self.seconds) or None
 
     def predict(self,
         audio,         # a path, or samples (n,) or (n, channels)
