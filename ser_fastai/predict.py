@@ -4,8 +4,7 @@
 
 # %% auto #0
 __all__ = ['HELD', 'WHOLE', 'PAUSE', 'BATCH', 'LOOPS', 'ROOM', 'PATIENCE', 'PRINT', 'PIPED', 'listen', 'windows', 'find_files',
-           'calibrated', 'answer', 'check_threshold', 'Predictor', 'Models', 'Graph', 'segments', 'plot_timeline',
-           'predict_paths']
+           'calibrated', 'answer', 'check_threshold', 'Predictor', 'segments', 'plot_timeline', 'predict_paths']
 
 # %% ../nbs/50_predict.ipynb #ff818fee
 import glob, hashlib, json, os, sys, tempfile
@@ -271,50 +270,33 @@ class Predictor:
         p = dict(zip(self.labels, got[self.labels].to_numpy().mean(0)))
         return path, answer(p, threshold), max(p.values()), *p.values(), None
 
-# %% ../nbs/50_predict.ipynb #10f646c8
-class Models:
-    "The models of a bundle, on torch."
-    def __init__(self,
-        models: list,      # (share, recipe, input function, probability function) of each
-        temperature: float # of `calibrated`
-    ):
+# %% ../nbs/50_predict.ipynb #08d4a33c
+class _Models:
+    "The models of a bundle on torch: (share, recipe, input function, probability function) of each, and their temperature."
+    def __init__(self, models, temperature):
         self.models, self.temperature = models, temperature
         self.batch = max(1, min((BATCH//r.sizes[-1]**2 for _, r, *_ in models if r.model == 'cnn'), default=8))
-    def input(self,
-        x: np.ndarray # a window (n,)
-    ) -> tuple:       # the input of each model
-        "What the models are fed."
+    def input(self, x):
+        "What each model is fed of a window (n,)."
         key, heard = lambda r: tuple(feature_settings(r).items()), {}
         for _, r, *_ in self.models:
             if key(r) not in heard: heard[key(r)] = clip_features(x, **feature_settings(r))
         return tuple(f(heard[key(r)], r) for _, r, f, _ in self.models)
-    def answers(self,
-        inputs: list # of `input`, n of them
-    ) -> np.ndarray: # (n, n_labels)
-        "The models' average answer to each, calibrated."
+    def answers(self, inputs):
+        "The models' average answer to n of `input`, calibrated: (n, n_labels)."
         p = sum(share*f(np.stack([i[k] for i in inputs])) for k, (share, _, _, f) in enumerate(self.models))
         return calibrated(p, self.temperature)
 
 def _open_bundle(path):
     info, models = read_bundle(path)
-    return info, Models(models, info.get('temperature', 1.))
+    return info, _Models(models, info.get('temperature', 1.))
 
-class Graph:
-    "A graph that hears samples, on onnxruntime."
+class _Graph:
+    "A graph that hears samples, on onnxruntime; with the settings of its folder."
     batch, models = 1, ()   # it answers one by one, and its layers cannot be looked into
-    def __init__(self,
-        settings: dict, # of the folder: trim, bits and more
-        session         # of onnxruntime
-    ): self.settings, self.session = settings, session
-    def input(self,
-        x: np.ndarray # a window (n,)
-    ) -> np.ndarray:  # trimmed (m,)
-        "What the graph is fed."
-        return trim_silence(x) if self.settings['trim'] else x
-    def answers(self,
-        inputs: list # of `input`, n of them
-    ) -> np.ndarray: # (n, n_labels)
-        "The graph's answer to each."
+    def __init__(self, settings, session): self.settings, self.session = settings, session
+    def input(self, x): return trim_silence(x) if self.settings['trim'] else x
+    def answers(self, inputs):
         try: return np.concatenate([_run(self.session, x) for x in inputs]).astype('float64')
         except Exception as e: raise SerError(f'{short(self.settings["bundle"]["name"])} cannot answer ({short(e)}): export the bundle again.') from None
 
@@ -381,7 +363,7 @@ def _open_export(path):
         heard = dict(labels=info['labels'], sr=recipes[0].sr, trim=recipes[0].trim, seconds=max(r.seconds for r in recipes))
         if json.dumps({k: settings.get(k) for k in heard}) != json.dumps(heard): raise ValueError('its settings are not those of its bundle')
         if hashlib.sha256(graph).hexdigest() != settings['sha256']: raise ValueError('its checksum is not the one in settings.json')
-        return info, Graph(settings, _checked_session(graph, len(info['labels']), round(WHOLE*settings['seconds']*settings['sr'])))
+        return info, _Graph(settings, _checked_session(graph, len(info['labels']), round(WHOLE*settings['seconds']*settings['sr'])))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
         raise SerError(f'{path} is damaged ({short(e).rstrip(".")}): export the bundle again.') from None
 

@@ -15,6 +15,8 @@ from ser_fastai.core import SerError
 from ser_fastai.predict import Predictor
 from ser_fastai.synth import make_clip
 
+from test_cli import misused
+
 BROWSER = next(filter(None, map(shutil.which, ('google-chrome', 'chromium', 'chromium-browser'))), None)
 DRIVER = shutil.which('chromedriver')
 in_browser = pytest.mark.skipif(not (BROWSER and DRIVER), reason='no Chromium with its driver here (apt install chromium chromium-driver):'
@@ -315,10 +317,8 @@ def test_the_command(how, clips, bundle, tmp_path):
     assert p.returncode == 0 and out == '' and 'Traceback' not in err and 'Error' not in err
     assert [f for f in tmp.rglob('*') if f.is_file()] == [] and not list(tmp.glob('ser_app*'))
 
-@pytest.mark.parametrize('option, says', [('--port', 'name another with --port'), ('--bundle', 'name the folder of a bundle')])
-def test_misuse_of_the_command_is_one_sentence(option, says, tmp_path):
+def test_misuse_of_the_command_is_one_sentence(tmp_path):
     with socket.create_server(('127.0.0.1', 0)) as taken:
-        value = dict([('--port', str(taken.getsockname()[1])), ('--bundle', 'nowhere')])[option]
-        args = [option, value] if option == '--port' else [option, value, '--port', str(free_port())]
-        r = subprocess.run([BIN/'ser_app', *args], cwd=tmp_path, capture_output=True, text=True, timeout=300)
-    assert r.returncode == 2 and says in r.stderr and len(r.stderr.strip().splitlines()) == 1 and r.stdout == ''
+        got = misused([['ser_app', '--port', str(taken.getsockname()[1])], ['ser_app', '--bundle', 'nowhere', '--port', str(free_port())]], tmp_path)
+    for (status, told), says in zip(got, ('name another with --port', 'name the folder of a bundle'), strict=True):
+        assert status == 2 and says in told and len(told.strip().splitlines()) == 1
