@@ -27,7 +27,7 @@ from .bundles import UNCERTAIN
 from .cards import in_short
 from .core import SerError, need
 from .evaluate import COLORS
-from .interpret import PLAYER_JS, explain, player
+from .interpret import PLAYER_JS, explain, has_cam, player
 from .predict import Predictor, answer, check_threshold, plot_timeline, segments
 from .synth import make_clip
 
@@ -137,7 +137,7 @@ def telling(
 
 # %% ../nbs/52_app.ipynb #5c394b73
 CAM = 'In red: the parts that spoke for <b>{}</b> (Grad-CAM).'
-OCCLUSION = 'In red: the moments without which <b>{}</b> would be less likely; in blue, more likely.'
+OCCLUSION = 'In red: the sounds without which <b>{}</b> would be less likely; in blue, more likely.'
 
 def show(
     p: Predictor,
@@ -155,7 +155,7 @@ def show(
     with rc_context({'font.size': 14, 'ytick.labelsize': 'small'}):
         heard = player(x, recipe.sr, S, heat, Path(path).name, recipe.hop_length, fmax=recipe.fmax).data.partition('<script>')[0]
     heading = f'Where it is surest, {clock(surest.start)} to {clock(surest.end)}' if long else 'What was heard'
-    red = (OCCLUSION if (heat == heat[0]).all() else CAM).format(escape(best))   # silenced moments are the same in all bands
+    red = (CAM if has_cam(p) else OCCLUSION).format(escape(best))
     return f'''<div class="ser"><h2>{escape(in_a_line(probs, threshold))}</h2>
 {'<p class="ser-quiet">The average over the whole recording.</p>' if long else ''}{bars(probs)}
 <h3>{heading}</h3>

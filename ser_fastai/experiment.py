@@ -170,7 +170,7 @@ def run_one(
         except Exception as e:
             save_run(facts | dict(seconds=round(time.time() - start, 1), error=_why(e)), results=results)
             raise
-        else: save_run(facts | dict(n_params=trained.n_params, seconds=round(time.time() - start, 1)), test, valid, trained.curves, df, results)
+        else: save_run(facts | dict(n_params=trained.n_params, seconds=round(trained.earlier + time.time() - start, 1)), test, valid, trained.curves, df, results)
         finally: index_runs(results)
         checkpoint.unlink(missing_ok=True)
     return run

@@ -180,7 +180,10 @@ def fig_losses(
     with styled(13, 5.8) as fig:
         axs = fig.subplots(1, 2, sharex=True, sharey=True)
         lines = [line.get_ydata() for ax in plot_curves(curves, axs) for line in ax.lines]
-        axs[0].set_ylim(0, 1.05*max(max(y[-1], min(y.max(), 4)) for y in lines))  # a spike may leave the picture, the end never
+        axs[0].set_ylim(0, top := 1.05*max(max(y[-1], min(y.max(), 4)) for y in lines))  # a spike may leave the picture, the end never
+        for ax in axs:
+            if (peak := max((line.get_ydata().max(), line.get_ydata().argmax()) for line in ax.lines))[0] > top:
+                ax.text(peak[1], top, f' up to {peak[0]:.1f} ', ha='center', va='top', fontsize=11, color='0.4', bbox=dict(fc='white', ec='none', pad=1))
         plain = both[~both.recipe.str.endswith('_aug')]
         fig.suptitle(f'{model_name(plain.iloc[0])}: {p} protocol, mean of {_number(len(plain), "run")} each')
     return fig

@@ -34,6 +34,7 @@ class Trained:
     n_params: int             # trained numbers
     model: object             # the fastai `Learner`, or the scikit-learn pipeline
     curves: pd.DataFrame = None  # one row an epoch, networks only
+    earlier: float = 0.       # seconds that went into it before an interruption
 
 # %% ../nbs/08_train.ipynb #903ea796
 def prediction_frame(
@@ -104,15 +105,18 @@ class Checkpoint(Callback):
         curves: Curves,      # whose rows are kept too
         minutes: float = 3.  # between two of them
     ):
-        self.path, self.curves, self.seconds, self.last, self.kept = Path(path), curves, 60*minutes, time.time(), {}
+        self.path, self.curves, self.seconds, self.kept = Path(path), curves, 60*minutes, {}
+        self.start = self.last = time.time()
         if self.path.is_file():
             try: self.kept = torch.load(self.path, map_location='cpu', weights_only=True)
             except Exception: pass   # damaged or of another version: start anew
         self.curves.rows = list(self.kept.get('rows', []))
         self.done = len(self.curves.rows)   # epochs of the whole training
+        self.earlier = self.kept.get('seconds', 0.)
     def after_epoch(self):
         if len(_scores(self)) < 3 or self.learn.epoch == self.n_epoch - 1 or time.time() - self.last < self.seconds: return
-        kept = dict(rows=self.curves.rows, model=self.model.state_dict(), opt=self.opt.state_dict()['state'], chance=_chance(self.dls))
+        kept = dict(rows=self.curves.rows, model=self.model.state_dict(), opt=self.opt.state_dict()['state'], chance=_chance(self.dls),
+                    seconds=self.earlier + time.time() - self.start)
         try:
             with atomic_write(self.path) as tmp: torch.save(kept, tmp)
         except (OSError, RuntimeError) as e: tqdm.write(f'{self.path} cannot be written ({short(e)}): the training goes on, but could not be taken up again if it were interrupted.')
@@ -196,7 +200,8 @@ def train_network(
     def predict_proba(rows):
         dl = learn.dls.test_dl(df.iloc[rows].reset_index(drop=True))
         return learn.get_preds(dl=dl)[0].float().numpy()
-    return Trained(predict_proba, list(learn.dls.vocab), sum(p.numel() for p in learn.model.parameters()), learn, curves.frame)
+    return Trained(predict_proba, list(learn.dls.vocab), sum(p.numel() for p in learn.model.parameters()), learn, curves.frame,
+                   kept.earlier if kept else 0.)
 
 class _Quiet(Callback):
     "One bar over all epochs of all stages."

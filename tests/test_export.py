@@ -16,6 +16,7 @@ from ser_fastai.bundles import save_bundle, train_bundle
 from ser_fastai.predict import Predictor
 from ser_fastai.train import Trained
 from test_bad_input import BAD, NAMES, ODD, RIGHT, flaw, folder as sounds, near, none   # the collection of files, good and bad
+from test_cli import misused
 
 SR, LABELS = 16000, ['sad', 'angry', 'awe']
 RECIPES = dict(svm=Recipe('tiny_svm', model='svm', stats='mean,std,min,max'),
@@ -97,21 +98,18 @@ def test_the_card_says_only_what_is_known_of_the_recordings(small, corpus, tmp_p
 
 def test_the_command(exports, folder, corpus, tmp_path):
     "`ser_export --int8` writes what `export_bundle` writes, and refuses in one sentence."
-    def ser_export(out, *args):
-        r = subprocess.run([Path(sys.executable).parent/'ser_export', tmp_path/out, *args], capture_output=True, text=True, timeout=400, env=os.environ | {'SER_QUIET': '1'})
-        assert 'Traceback' not in r.stderr
-        return r
-    r = ser_export('out', '--bundle', exports/'cnn', '--int8', '--corpora', folder/'buzz.csv')
-    assert r.returncode == 0 and r.stdout.strip() == str(tmp_path/'out'), r.stderr
+    r = subprocess.run([Path(sys.executable).parent/'ser_export', tmp_path/'out', '--bundle', exports/'cnn', '--int8', '--corpora', folder/'buzz.csv'],
+                       capture_output=True, text=True, timeout=400, env=os.environ | {'SER_QUIET': '1'})
+    assert r.returncode == 0 and r.stdout.strip() == str(tmp_path/'out') and 'Traceback' not in r.stderr, r.stderr
     got, want = X.Predictor(tmp_path/'out'), X.Predictor(exports/'cnn8_out')
     assert got.model.settings['bits'] == 8 and got.model.settings['agreement']['clips'] == len(corpus)
     assert got.model.settings['agreement']['uar'] == pytest.approx(want.model.settings['agreement']['uar'], abs=.001)
     assert {f.name for f in (tmp_path/'out').iterdir()} == {f.name for f in (exports/'cnn8_out').iterdir()}
     np.testing.assert_allclose(probs(got, corpus), probs(want, corpus), atol=1e-3)
-    for args, said in {('--bundle', exports/'svm', '--int8', '--corpora', folder/'buzz.csv'): '8 bits are for a cnn',
-                       ('--bundle', exports/'cnn', '--int8', '--data', tmp_path): 'RAVDESS is not in'}.items():
-        r = ser_export('other', *args)
-        assert r.returncode == 2 and said in r.stderr and len(r.stderr.strip().splitlines()) == 1 and not (tmp_path/'other').exists()
+    refused = {('--bundle', exports/'svm', '--int8', '--corpora', folder/'buzz.csv'): '8 bits are for a cnn',
+               ('--bundle', exports/'cnn', '--int8', '--data', tmp_path): 'RAVDESS is not in'}
+    for (status, told), said in zip(misused([['ser_export', 'other', *map(str, args)] for args in refused], tmp_path), refused.values(), strict=True):
+        assert status == 2 and said in told and len(told.strip().splitlines()) == 1 and not (tmp_path/'other').exists()
 
 def test_the_front_end_stays_in_32_bits(exports):
     import onnx

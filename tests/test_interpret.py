@@ -16,7 +16,7 @@ from ser_fastai.bundles import save_bundle
 from ser_fastai.core import Recipe, SerError, seed_all
 from ser_fastai.corpora import load_csv
 from ser_fastai.data import spectrogram_dls
-from ser_fastai.features import Features, as_image, build_features
+from ser_fastai.features import Features, as_image, build_features, mel_frequencies
 from ser_fastai.models.cnn import cnn_learner
 from ser_fastai.models.lstm import BiLSTM
 from ser_fastai.predict import Predictor
@@ -161,15 +161,23 @@ def test_a_bundle_is_explained_as_its_learner(voices):
 
 
 def test_what_has_no_convolutions_is_silenced(voices):
-    "A predictor that hears nothing but the level of the second half."
+    "A predictor that hears nothing but a low tone, and that in the second half: only there, and only in that band, it misses anything."
     df, _, real = voices
-    class Level(Predictor):
+    class Hum(Predictor):
         def __init__(self): self.labels, self.sr, self.seconds, self.trim, self.model, self.recipes = ['sad', 'calm'], 16000, 3., False, SimpleNamespace(models=()), real.recipes
-        def probs(self, xs): return np.array([[1 - q, q] for q in (min(.9, .1 + 10*np.square(x[len(x)//2:]).mean()) for x in xs)])
-    x, S, fell = I.explain(Level(), df.path[0], label='calm')
-    assert fell.shape == S.shape and np.abs(fell).max() == pytest.approx(1)
-    half = S.shape[1]//2
-    assert np.abs(fell[:, :half - 20]).max() < 1e-9 and fell[:, half + 5:half + 30].mean() > .3
+        def probs(self, xs): return np.array([[1 - q, q] for q in (min(.9, .1 + 10*hum(x[8000:])) for x in xs)])
+    t = np.arange(16000)/16000
+    wave = np.exp(-2j*np.pi*300*t[8000:])
+    def hum(x): return abs(x@wave[:len(x)])/max(len(x), 1)
+    sound = (.1*np.sin(2*np.pi*300*t) + .1*np.sin(2*np.pi*3000*t)).astype('float32')
+    x, S, fell = I.explain(Hum(), sound, 16000, label='calm')
+    assert not I.has_cam(Hum()) and I.has_cam(real)
+    assert fell.shape == S.shape and np.abs(fell).max() == pytest.approx(1) and len(x) == len(sound)
+    low, half = mel_frequencies(len(S) + 2, 8000.)[1:-1], S.shape[1]//2
+    low = (low > 250) & (low < 350)
+    assert fell[low, half + 5:].min() > .4                                  # two quarters of a second share what is heard
+    assert np.abs(fell[low, :half - 5]).max() < .1 and np.abs(fell[~low][-100:]).max() < .1
+    for n in (800, 999, 4000): assert I.explain(Hum(), sound[-n:].repeat(2), 16000)[2].max() <= 1
     with pytest.raises(SerError, match='label'): I.explain(real, df.path[0], label='nobody')
 
 

@@ -173,7 +173,9 @@ def test_a_killed_training_goes_on(made, tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt): X.run_one(df, recipe, 'loso', results=tmp_path/'cut')
     kept = list((d/'cache'/'checkpoints').glob('*.pt'))
     assert len(kept) == 1 and not load_runs(tmp_path/'cut').shape[0]
+    torch.save(torch.load(kept[0], weights_only=True) | dict(seconds=3600.), kept[0])          # an hour, had it been a real one
     run = X.run_one(df, recipe, 'loso', results=tmp_path/'cut')
+    assert 3600 < read_run(run, tmp_path/'cut')['seconds'] < 4000
     assert seen == [0, 1, 1, 1, 2, 3] and not kept[0].exists()                                # passed over the first epoch, then trained three
     assert load_predictions(run, results=tmp_path/'cut').equals(load_predictions(whole, results=tmp_path/'whole'))
 
