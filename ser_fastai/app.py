@@ -137,7 +137,7 @@ def telling(
 
 # %% ../nbs/52_app.ipynb #5c394b73
 CAM = 'In red: the parts that spoke for <b>{}</b> (Grad-CAM).'
-OCCLUSION = 'In red: the sounds without which <b>{}</b> would be less likely; in blue, more likely.'
+OCCLUSION = 'In red: the sounds that, hushed, make <b>{}</b> less likely; in blue, more likely.'
 
 def show(
     p: Predictor,

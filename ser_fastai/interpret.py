@@ -127,7 +127,7 @@ def explain(
     audio,                # a path or samples; of a long recording, pass a part
     sr: int = None,       # rate of the samples, Hz
     label: str = None,    # the class that is asked for; without it the most probable one
-    seconds: float = .25, # the silenced span, where there is no Grad-CAM; longer in windows of more than 20 of them
+    seconds: float = .25, # the hushed span, where there is no Grad-CAM; longer in windows of more than 20 of them
     bands: int = 8        # into how many bands, of equal width in mel, each span is divided
 ) -> tuple:               # samples that were heard (n,); their log-mel (n_mels, n_frames), dB; a map over it, largest magnitude 1
     "What a bundle listened to in a recording, or in the first window of a long one."
@@ -149,8 +149,8 @@ def explain(
     band = lambda hz: np.digitize(hz, mel_frequencies(bands + 1, recipe.fmax)[1:-1])
     span = lambda at: np.clip(at//seconds, 0, spans - 1).astype(int)
     rows, cols = band(sft.f), span(sft.t(len(whole)))
-    def without(i, j): return sft.istft(np.where(np.outer(rows == i, cols == j), 0, Z), k1=len(whole))[:len(x)].astype('float32')
-    fall = probs[target] - p.probs(without(i, j) for i in range(bands) for j in range(spans))[:, target].reshape(bands, spans)
+    def hushed(i, j): return sft.istft(np.where(np.outer(rows == i, cols == j), Z/10, Z), k1=len(whole))[:len(x)].astype('float32')
+    fall = probs[target] - p.probs(hushed(i, j) for i in range(bands) for j in range(spans))[:, target].reshape(bands, spans)
     over = fall[np.ix_(band(mel_frequencies(len(S) + 2, recipe.fmax)[1:-1]), span(np.arange(S.shape[1])*recipe.hop_length/p.sr))]
     return x, S, over/max(np.abs(over).max(), 1e-12)
 
