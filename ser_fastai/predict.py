@@ -211,7 +211,12 @@ class Predictor:
             try: found.append(w if len(w := list(islice(self.windows(path), most + 1))) <= most else None)
             except SerError as e: found.append(e)
         whole = [w for f in found if isinstance(f, list) for w in f]
-        rows = iter(self._heard(whole) if whole else ())
+        def heard(windows):
+            try: return self._heard(windows)
+            except SerError as e: return e
+        rows = heard(whole) if whole else []
+        if isinstance(rows, SerError): return [heard(f) if isinstance(f, list) else f for f in found]   # the sentence is for one of them
+        rows = iter(rows)
         return [[next(rows) for _ in f] if isinstance(f, list) else f for f in found]
 
     def _table(self, rows):

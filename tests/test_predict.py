@@ -275,6 +275,19 @@ def test_one_bad_file_does_not_stop_the_rest(bundles, bad, corpus):
         assert df.emotion[[0, len(df) - 1]].isin(LABELS).all() and df[LABELS].iloc[1:-1].isna().to_numpy().all()
     assert len(P.Predictor(bundles/'svm').predict_files([])) == 0
 
+def test_one_refused_answer_does_not_stop_the_rest(bundles, corpus, monkeypatch):
+    "A file whose windows the model cannot answer gets its own sentence, whatever it is heard together with."
+    p = P.Predictor(bundles/'svm')
+    spoil, right = [x for _, x in p.windows(corpus.path[1])], p._answers
+    def answers(xs):
+        if any(np.array_equal(x, s) for x in xs for s in spoil): raise SerError('tiny cannot answer: export the bundle again.')
+        return right(xs)
+    monkeypatch.setattr(p, '_answers', answers)
+    for batch in (1, 8):
+        monkeypatch.setattr(p.model, 'batch', batch)
+        df = p.predict_files(corpus.path[:3])
+        assert df.error.isna().tolist() == [True, False, True] and 'cannot answer' in df.error[1] and df.emotion[[0, 2]].isin(LABELS).all()
+
 
 # a bundle is whole or refused
 
