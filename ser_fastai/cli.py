@@ -131,7 +131,8 @@ def ser_run(
 
 def _show_runs(grid, results):
     from ser_fastai.results import load_runs
-    facts = load_runs(results).set_index('run').loc[grid.run]
+    facts = load_runs(results).set_index('run').reindex(grid.run).reset_index(drop=True)   # what failed early is not stored
+    facts = facts.assign(**grid[['recipe', 'protocol', 'fold', 'seed', 'status', 'error']])
     cols = ['recipe', 'protocol', 'fold', 'seed', 'status', 'accuracy', 'uar', 'macro_f1', 'valid_accuracy', 'seconds']
     print(facts[cols].astype({c: float for c in cols[5:9]}).round(3).to_string(index=False))
     for e in facts.error.dropna().unique(): print(f'not run: {e}')

@@ -160,6 +160,15 @@ def _key(df, rows):
     "A hash of clips, their labels and samples: a checkpoint of others is not taken up."
     return hash_of(df.iloc[rows][['clip', 'emotion', 'sha']].to_numpy().tolist())
 
+def _lock(run, wait):
+    "The lock of a run, taken; the system's own: it ends with the process, however that ends."
+    folder = cache_path()/'locks'
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        return FileLock(folder/f'{run}.lock').acquire(-1 if wait else 0)
+    except Timeout: raise        # an OSError too
+    except OSError as e: raise SerError(f'{folder} cannot be written ({e.strerror or e}): set SER_CACHE to another folder.') from None
+
 def run_one(
     df: pd.DataFrame,   # a corpus frame
     recipe: Recipe,
@@ -175,9 +184,8 @@ def run_one(
     recipe, s = adapt(recipe, weights=weights), split(df, protocol, fold, seed)
     corpora, test_corpora = corpora_of_run(df, protocol, s)
     run = run_id(recipe, corpora, protocol, fold, seed, test_corpora)
-    locks, checkpoint = cache_path()/'locks', cache_path()/'checkpoints'/f'{run}-{_key(df, s.train)}.pt'
-    locks.mkdir(parents=True, exist_ok=True)
-    with FileLock(locks/f'{run}.lock', -1 if wait else 0):   # the system's own: it ends with the process, however that ends
+    checkpoint = cache_path()/'checkpoints'/f'{run}-{_key(df, s.train)}.pt'
+    with _lock(run, wait):
         if done(run, results): return _same(run, _made_of(df, s), results)
         start = time.time()
         facts = dict(run=run, corpora=corpora, test_corpora=test_corpora, protocol=protocol, fold=fold, seed=seed, n_params=0, n_train=len(s.train),

@@ -2,7 +2,7 @@
 import os, signal, subprocess, sys, time
 import pandas as pd, pytest
 from filelock import Timeout
-from ser_fastai import experiment as X
+from ser_fastai import cli, experiment as X
 from ser_fastai.core import SerError
 from ser_fastai.results import done, load_runs
 from test_train import cache, made
@@ -71,7 +71,7 @@ def test_a_run_of_other_clips_is_not_taken_for_this_one(made, tmp_path):
     grid = lambda df: X.run_grid(df, [svm], ['loso', 'paper'], folds=[0], results=tmp_path)
     run = grid(df).run[0]
     before = {f: f.stat().st_mtime_ns for f in tmp_path.rglob('*.json')}
-    assert len(before) == 2 and set(grid(df.sample(frac=1, random_state=0)).status) == {'done'}
+    assert len(before) == 2 and set(grid(df).status) == {'done'}
     part = df[df.index % 10 != 4].reset_index(drop=True)                                       # half unpacked, then whole
     others = dict(grown=pd.concat([df, df[-1:].assign(clip='made/new', sha='f'*16)], ignore_index=True), part=part,
                   named=df.assign(clip='made/x' + df['clip'].str[5:]), labelled=df.assign(emotion=df.emotion.map(dict(neutral='sad', sad='angry', angry='neutral'))))
@@ -90,3 +90,16 @@ def test_a_checkpoint_of_other_clips_is_not_taken_up(made, tmp_path, monkeypatch
     for other in df, df, df.assign(sha='f' + df.sha.str[1:]):
         with pytest.raises(KeyboardInterrupt): X.run_one(other, X.RECIPES['svm'], 'loso', results=tmp_path)
     assert asked[0] == asked[1] != asked[2]
+
+def test_a_cache_without_room_for_locks_is_one_sentence(made, tmp_path, monkeypatch, capsys):
+    df, svm = made[0], X.RECIPES['svm']
+    def denied(*args, **kw): raise PermissionError(13, 'Permission denied')
+    for where, what in (X.Path, 'mkdir'), (X.FileLock, 'acquire'):
+        with monkeypatch.context() as m:
+            m.setattr(where, what, denied)
+            with pytest.raises(SerError, match='locks cannot be written.*Permission denied.*set SER_CACHE'): X._lock('a-run', True)
+    monkeypatch.setattr(X, '_lock', lambda run, wait: (_ for _ in ()).throw(SerError('no lock')))
+    rows = X.run_grid(df, [svm], ['loso'], folds=[0], results=tmp_path)
+    assert list(rows.status) == ['failed'] and not list(tmp_path.rglob('*.json'))
+    capsys.readouterr(); cli._show_runs(rows, tmp_path)
+    assert 'failed' in (said := capsys.readouterr().out) and 'not run: no lock' in said and 'Traceback' not in said
