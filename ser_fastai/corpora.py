@@ -469,4 +469,4 @@ def download(
         archive = fetch(url if url and not i else a.url, data/a.file, a.md5)
         unpack(archive, folder)
         archive.unlink()
-    return _roots(name, data)[0][0]
+    return next(iter(_roots(name, data)[0]), data)   # the clips may lie loose in it

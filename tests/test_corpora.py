@@ -363,6 +363,10 @@ def test_what_is_there_is_not_downloaded(tmp_path, server):
     clips(tmp_path/'data'/'ravdess', *RAVDESS)
     assert download('ravdess', tmp_path/'data') == tmp_path/'data'/'ravdess' and server.asked == []
 
+def test_what_lies_loose_in_the_data_folder_is_not_downloaded(tmp_path, server):
+    clips(tmp_path/'data', *RAVDESS)
+    assert download('ravdess', tmp_path/'data') == tmp_path/'data' and server.asked == []
+
 def test_cut_off_download_goes_on(tmp_path, server):
     half = server.file.read_bytes()[:5000]
     (tmp_path/'data').mkdir(); (tmp_path/'data'/'Audio_Speech_Actors_01-24.zip.part').write_bytes(half)
