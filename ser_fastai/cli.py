@@ -109,7 +109,7 @@ def ser_run(
     protocol: str = 'paper',      # protocols joined by commas
     corpora: str = 'ravdess',     # corpora joined by commas, or a folder or CSV of your own
     data: str = None,             # the folder of all corpora; default $SER_DATA, then the user's data folder
-    folds: str = None,            # e.g. "0-2"; all by default
+    folds: str = None,            # e.g. "0-2", of protocols with several; all by default
     seeds: str = '0',             # e.g. "0-4"
     arch: str = None,             # another architecture for the CNNs, e.g. resnet18
     weights: str = None,          # a state dict, for recipes that start from ImageNet

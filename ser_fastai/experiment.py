@@ -207,20 +207,20 @@ def run_one(
 def splits_of(
     df: pd.DataFrame,     # a corpus frame
     protocols: list,      # names from `PROTOCOLS`
-    folds=None,           # which folds; all of each protocol by default
+    folds=None,           # which folds; all of each protocol by default, and the one of a protocol that has no other
     seeds=(0,)
 ) -> list:                # (protocol, fold, seed) each
     "Every split of a grid."
     there = {p: range(n_folds(df, p)) for p in protocols}
-    found = [(p, f, s) for p, n in there.items() for f in n if folds is None or f in folds for s in seeds]
-    if found: return found
+    asked = {p: [f for f in n if folds is None or f in folds] for p, n in there.items()}
+    if any(asked.values()): return [(p, f, s) for p, n in there.items() for f in asked[p] or (n if len(n) == 1 else ()) for s in seeds]
     raise SerError(f'no such fold ({", ".join(map(str, folds))}): ' + '; '.join(f'{p} has {n[0]} to {n[-1]}' for p, n in there.items()) + '.')
 
 def run_grid(
     df: pd.DataFrame,     # a corpus frame
     recipes: list,        # recipes
     protocols: list,      # names from `PROTOCOLS`
-    folds=None,           # which folds; all of each protocol by default
+    folds=None,           # which folds; all of each protocol by default, and the one of a protocol that has no other
     seeds=(0,),
     weights=None,         # path of a state dict, for recipes that do not start from scratch
     results=None,         # the results folder

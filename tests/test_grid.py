@@ -103,3 +103,10 @@ def test_a_cache_without_room_for_locks_is_one_sentence(made, tmp_path, monkeypa
     assert list(rows.status) == ['failed'] and not list(tmp_path.rglob('*.json'))
     capsys.readouterr(); cli._show_runs(rows, tmp_path)
     assert 'failed' in (said := capsys.readouterr().out) and 'not run: no lock' in said and 'Traceback' not in said
+
+def test_folds_are_of_the_protocols_that_have_several(made):
+    df = made[0]
+    assert X.splits_of(df, ['paper', 'loso'], [1, 2]) == [('paper', 0, 0), ('loso', 1, 0), ('loso', 2, 0)]
+    assert X.splits_of(df, ['paper', 'loso'], [0]) == [('paper', 0, 0), ('loso', 0, 0)]
+    with pytest.raises(SerError, match='paper has 0 to 0'): X.splits_of(df, ['paper'], [1])
+    with pytest.raises(SerError, match='paper has 0 to 0; loso has 0 to 4'): X.splits_of(df, ['paper', 'loso'], [99])
