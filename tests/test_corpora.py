@@ -259,6 +259,14 @@ def test_one_bad_clip_is_skipped_or_fatal(tmp_path, bad):
     assert describe(df).skipped.tolist() == [1] and '1436 clips of the 1440' in notes(df)
     with pytest.raises(SerError, match=f.name): load_corpus('ravdess', tmp_path, strict=True)
 
+def test_a_clip_without_sound_below_8_khz_is_skipped(tmp_path):
+    clips(tmp_path/'calls', 'sad/a.wav', 'angry/b.wav')
+    t = np.arange(24000)/48000
+    sf.write(tmp_path/'calls'/'sad'/'bat.wav', .01*np.sin(2*np.pi*15000*t)*np.hanning(len(t)), 48000, subtype='FLOAT')
+    df = load_folder(tmp_path/'calls')
+    assert df['clip'].tolist() == ['calls/angry/b', 'calls/sad/a'] and 'bat.wav is silent' in notes(df)
+    with pytest.raises(SerError, match='bat.wav'): load_folder(tmp_path/'calls', strict=True)
+
 def test_strange_names_in_a_folder_that_is_no_corpus_own(tmp_path):
     clips(tmp_path, *RAVDESS, 'holiday.wav', 'Actor_02/03-01-09-01-01-01-02.wav')
     df = load_corpus('ravdess', tmp_path, strict=True)                                   # they may be of something else
