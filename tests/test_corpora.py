@@ -200,6 +200,19 @@ def test_folder_a_class(tmp_path):
     assert 'stray.wav: it lies in no folder of a class' in notes(load_any(str(tmp_path/'calls')))
     with pytest.raises(SerError, match='stray.wav'): load_folder(tmp_path/'calls', strict=True)
 
+def test_two_files_that_differ_in_their_suffix_are_two_clips(tmp_path):
+    clips(tmp_path/'calls', 'sad/a.wav', 'sad/a.flac', 'sad/b.wav')
+    df = load_folder(tmp_path/'calls')
+    assert df['clip'].tolist() == ['calls/sad/a.flac', 'calls/sad/a.wav', 'calls/sad/b'] and not notes(df)
+
+def test_a_csv_that_says_two_things_of_a_clip(tmp_path):
+    clips(tmp_path, 'w/a.wav')
+    text = 'path,emotion\nw/a.wav,sad\n./w/a.wav,%s\n'
+    (tmp_path/'list.csv').write_text(text % 'Anger')
+    with pytest.raises(SerError, match='list.csv lists w/a.wav as sad and as angry: keep one'): load_csv(tmp_path/'list.csv')
+    (tmp_path/'list.csv').write_text(text % 'sadness')
+    assert load_csv(tmp_path/'list.csv')['clip'].tolist() == ['list/w/a']
+
 def test_csv(tmp_path):
     a, b = clip(tmp_path/'w'/'a.wav'), clip(tmp_path/'far'/'b.wav')
     pd.DataFrame(dict(path=['w/a.wav', b, 'w/gone.wav', 'w/a.wav'], emotion=['Fear', 'awe', 'sad', 'Fear'], speaker=[1, 2, 2, 1],
