@@ -109,7 +109,7 @@ def ser_run(
     protocol: str = 'paper',      # protocols joined by commas
     corpora: str = 'ravdess',     # corpora joined by commas, or a folder or CSV of your own
     data: str = None,             # the folder of all corpora; default $SER_DATA, then the user's data folder
-    folds: str = None,            # e.g. "0-2"; all by default
+    folds: str = None,            # e.g. "0-2", of protocols with several; all by default
     seeds: str = '0',             # e.g. "0-4"
     arch: str = None,             # another architecture for the CNNs, e.g. resnet18
     weights: str = None,          # a state dict, for recipes that start from ImageNet
@@ -131,7 +131,8 @@ def ser_run(
 
 def _show_runs(grid, results):
     from ser_fastai.results import load_runs
-    facts = load_runs(results).set_index('run').loc[grid.run]
+    facts = load_runs(results).set_index('run').reindex(grid.run).reset_index(drop=True)   # what failed early is not stored
+    facts = facts.assign(**grid[['recipe', 'protocol', 'fold', 'seed', 'status', 'error']])
     cols = ['recipe', 'protocol', 'fold', 'seed', 'status', 'accuracy', 'uar', 'macro_f1', 'valid_accuracy', 'seconds']
     print(facts[cols].astype({c: float for c in cols[5:9]}).round(3).to_string(index=False))
     for e in facts.error.dropna().unique(): print(f'not run: {e}')

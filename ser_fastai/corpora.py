@@ -22,7 +22,7 @@ from joblib import Parallel, delayed
 
 # %% ../nbs/02_corpora.ipynb #84b7e433
 from .archives import fetch, unpack
-from .audio import check_audio, decode, sample_hash
+from .audio import check_audio, decode, resample, sample_hash
 from .core import EMOTIONS, SerError, data_path, known, label_order, progress
 
 # %% ../nbs/02_corpora.ipynb #928ba427
@@ -220,7 +220,7 @@ def _zips(name, data, roots):
 def _scan(path):
     try:
         x, sr = decode(path)
-        check_audio(x.mean(1), sr, path)
+        check_audio(resample(check_audio(x.mean(1), sr, path), sr), 16000, path)   # again, as `read_audio` does: there may be sound above 8 kHz alone
         return dict(duration=len(x)/sr, sha=sample_hash(x, sr))
     except SerError as e: return str(e)
 
@@ -351,6 +351,11 @@ def load_corpora(
     return join_corpora(load_each(lambda n: load_corpus(n, data, song, strict, jobs), sorted(set(names))))
 
 # %% ../nbs/02_corpora.ipynb #7ea93aa5
+def _ids(paths):
+    "Paths without their suffixes, but where two differ in nothing else."
+    n = Counter(p.with_suffix('') for p in paths)
+    return [(p if n[p.with_suffix('')] > 1 else p.with_suffix('')).as_posix() for p in paths]
+
 def load_folder(
     path,                  # the folder that holds one folder a class
     name: str = None,      # what to call the corpus; without it the folder's name
@@ -364,8 +369,7 @@ def load_folder(
     below = [p.relative_to(path) for p in paths]
     while below and len({p.parts[0] for p in below}) == 1 and min(len(p.parts) for p in below) > 2:  # a folder around all classes
         top, below = top/below[0].parts[0], [Path(*p.parts[1:]) for p in below]
-    rows = [dict(id=b.with_suffix('').as_posix(), path=p, emotion=emotion_name(b.parts[0]))
-            for p, b in zip(paths, below) if p.parent != top]
+    rows = [dict(id=i, path=p, emotion=emotion_name(b.parts[0])) for p, b, i in zip(paths, below, _ids(below)) if p.parent != top]
     bad = [f'{p}: it lies in no folder of a class: move it into one.' for p in paths if p.parent == top]
     return _frame(name or path.resolve().name, rows, bad, strict, jobs, where=path)
 
@@ -386,12 +390,13 @@ def load_csv(
     df = df[df.path.notna()].astype(object).where(df.notna(), None)
     absolute = [Path(p).parent for p in df.path if Path(p).is_absolute()]
     top = os.path.commonpath(absolute) if absolute else None
-    rows = []
+    rows, labels = [], {}
     for r in df.to_dict('records'):
-        p = Path(r['path'])
+        p, label = Path(r['path']), r['emotion'] and emotion_name(r['emotion'])
+        if label and labels.setdefault(p, label) != label: raise SerError(f'{path} lists {p} as {labels[p]} and as {label}: keep one of its rows.')
         own = {k: r.get(k) for k in ('speaker', 'gender', 'intensity', 'sentence', 'language')}
         rows.append(own | dict(id=(p.relative_to(top) if p.is_absolute() else p).with_suffix('').as_posix(), path=path.parent/p,
-            emotion=r['emotion'] and emotion_name(r['emotion']), repetition=int(n) if (n := r.get('repetition') or '').isdigit() else None))
+            emotion=label, repetition=int(n) if (n := r.get('repetition') or '').isdigit() else None))
     return _frame(name or path.stem, rows, [], strict, jobs, where=path)
 
 # %% ../nbs/02_corpora.ipynb #029742cf
@@ -469,4 +474,4 @@ def download(
         archive = fetch(url if url and not i else a.url, data/a.file, a.md5)
         unpack(archive, folder)
         archive.unlink()
-    return _roots(name, data)[0][0]
+    return next(iter(_roots(name, data)[0]), data)   # the clips may lie loose in it

@@ -21,13 +21,13 @@ from joblib import Parallel, cpu_count, delayed, parallel_config
 from tqdm.auto import tqdm
 
 # %% ../nbs/30_experiment.ipynb #85a23116
-from .core import Recipe, SerError, atomic_write, cache_path, progress, repo_path, results_path
+from .core import Recipe, SerError, atomic_write, cache_path, hash_of, progress, repo_path, results_path
 from .evaluate import metrics
 from .features import build_features
 from .models.cnn import train_cnn
 from .models.lstm import train_lstm
 from .models.svm import train_svm
-from .results import done, index_runs, recipe_facts, run_id, save_run
+from .results import PARTS, done, index_runs, read_run, recipe_facts, run_id, save_run
 from .splits import PROTOCOLS, Split, check_leaks, leaks, n_folds, split
 from .train import prediction_frame
 
@@ -140,6 +140,35 @@ def corpora_of_run(
     apart = 'corpus' in PROTOCOLS[protocol].unseen
     return tuple(corpora_of(df.iloc[rows]) if apart else corpora_of(df) for rows in (s.train, s.test))
 
+def _made_of(df, s):
+    "What a run on a split is made of: how many clips train, and which ones with which labels are predicted."
+    return len(s.train), {part: set(zip(df['clip'].iloc[rows], df.emotion.iloc[rows])) for part, rows in dict(test=s.test, valid=s.valid).items()}
+
+def _same(run, made, results):
+    "The name of a stored run, if it was made of these clips."
+    (n_train, parts), facts, root = made, read_run(run, results), results_path(results)
+    same = [n_train, *map(len, parts.values())] == [facts[k] or 0 for k in ('n_train', 'n_test', 'n_valid')]
+    for part, clips in parts.items():
+        if not same or not clips: continue
+        try: stored = pd.read_csv(root/PARTS[part]/f'{run}.csv', usecols=['clip', 'truth'], dtype=str, keep_default_na=False)
+        except (OSError, ValueError): continue   # who needs the predictions says what is wrong with them
+        same = set(zip(stored['clip'], stored.truth)) == clips
+    if not same: raise SerError(f'{run} was made of other clips or labels: name another folder with --results, or delete {root/"runs"/run}.json.')
+    return run
+
+def _key(df, rows):
+    "A hash of clips, their labels and samples: a checkpoint of others is not taken up."
+    return hash_of(df.iloc[rows][['clip', 'emotion', 'sha']].to_numpy().tolist())
+
+def _lock(run, wait):
+    "The lock of a run, taken; the system's own: it ends with the process, however that ends."
+    folder = cache_path()/'locks'
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        return FileLock(folder/f'{run}.lock').acquire(-1 if wait else 0)
+    except Timeout: raise        # an OSError too
+    except OSError as e: raise SerError(f'{folder} cannot be written ({e.strerror or e}): set SER_CACHE to another folder.') from None
+
 def run_one(
     df: pd.DataFrame,   # a corpus frame
     recipe: Recipe,
@@ -155,10 +184,9 @@ def run_one(
     recipe, s = adapt(recipe, weights=weights), split(df, protocol, fold, seed)
     corpora, test_corpora = corpora_of_run(df, protocol, s)
     run = run_id(recipe, corpora, protocol, fold, seed, test_corpora)
-    locks, checkpoint = cache_path()/'locks', cache_path()/'checkpoints'/f'{run}.pt'
-    locks.mkdir(parents=True, exist_ok=True)
-    with FileLock(locks/f'{run}.lock', -1 if wait else 0):   # the system's own: it ends with the process, however that ends
-        if done(run, results): return run
+    checkpoint = cache_path()/'checkpoints'/f'{run}-{_key(df, s.train)}.pt'
+    with _lock(run, wait):
+        if done(run, results): return _same(run, _made_of(df, s), results)
         start = time.time()
         facts = dict(run=run, corpora=corpora, test_corpora=test_corpora, protocol=protocol, fold=fold, seed=seed, n_params=0, n_train=len(s.train),
                      **recipe_facts(recipe), **environment())
@@ -179,20 +207,20 @@ def run_one(
 def splits_of(
     df: pd.DataFrame,     # a corpus frame
     protocols: list,      # names from `PROTOCOLS`
-    folds=None,           # which folds; all of each protocol by default
+    folds=None,           # which folds; all of each protocol by default, and the one of a protocol that has no other
     seeds=(0,)
 ) -> list:                # (protocol, fold, seed) each
     "Every split of a grid."
     there = {p: range(n_folds(df, p)) for p in protocols}
-    found = [(p, f, s) for p, n in there.items() for f in n if folds is None or f in folds for s in seeds]
-    if found: return found
+    asked = {p: [f for f in n if folds is None or f in folds] for p, n in there.items()}
+    if any(asked.values()): return [(p, f, s) for p, n in there.items() for f in asked[p] or (n if len(n) == 1 else ()) for s in seeds]
     raise SerError(f'no such fold ({", ".join(map(str, folds))}): ' + '; '.join(f'{p} has {n[0]} to {n[-1]}' for p, n in there.items()) + '.')
 
 def run_grid(
     df: pd.DataFrame,     # a corpus frame
     recipes: list,        # recipes
     protocols: list,      # names from `PROTOCOLS`
-    folds=None,           # which folds; all of each protocol by default
+    folds=None,           # which folds; all of each protocol by default, and the one of a protocol that has no other
     seeds=(0,),
     weights=None,         # path of a state dict, for recipes that do not start from scratch
     results=None,         # the results folder
@@ -200,14 +228,15 @@ def run_grid(
 ) -> pd.DataFrame:        # one row a run: run, recipe, protocol, fold, seed, status, error
     "Run what is not stored yet."
     if jobs < 1: raise SerError(f'{jobs} runs side by side is none: give --jobs 1 or more.')
-    recipes, rows, reports = [adapt(r, weights=weights) for r in recipes], [], {}
+    recipes, rows, reports, made = [adapt(r, weights=weights) for r in recipes], [], {}, []
     for p, f, seed in splits_of(df, protocols, folds, seeds):
         s = split(df, p, f, seed)
         (corpora, test_corpora), found = corpora_of_run(df, p, s), leaks(df, s, p, f)
         reports.setdefault((p, *(k for k, v in found.shared.items() if v.n)), []).append(found)
+        made += [_made_of(df, s)]*len(recipes)
         rows += [dict(run=run_id(r, corpora, p, f, seed, test_corpora), recipe=r.name, protocol=p, fold=f, seed=seed, status='done', error=None)
                  for r in recipes]
-    todo = [(row, r) for row, r in zip(rows, recipes*len(rows)) if not done(row['run'], results)]
+    todo = [(row, r) for row, r, m in zip(rows, recipes*len(rows), made) if not done(row['run'], results) or not _same(row['run'], m, results)]
     for first, *more in reports.values() if todo else (): tqdm.write(f'{first}' + (f' (and alike in {len(more)} more splits)' if more else ''))
     try: index_runs(results)                 # what cannot be written is better known before the training
     except OSError as e: raise SerError(f'{results_path(results)} cannot be written ({e.strerror}): name another folder with --results.') from None

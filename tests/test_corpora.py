@@ -200,6 +200,19 @@ def test_folder_a_class(tmp_path):
     assert 'stray.wav: it lies in no folder of a class' in notes(load_any(str(tmp_path/'calls')))
     with pytest.raises(SerError, match='stray.wav'): load_folder(tmp_path/'calls', strict=True)
 
+def test_two_files_that_differ_in_their_suffix_are_two_clips(tmp_path):
+    clips(tmp_path/'calls', 'sad/a.wav', 'sad/a.flac', 'sad/b.wav')
+    df = load_folder(tmp_path/'calls')
+    assert df['clip'].tolist() == ['calls/sad/a.flac', 'calls/sad/a.wav', 'calls/sad/b'] and not notes(df)
+
+def test_a_csv_that_says_two_things_of_a_clip(tmp_path):
+    clips(tmp_path, 'w/a.wav')
+    text = 'path,emotion\nw/a.wav,sad\n./w/a.wav,%s\n'
+    (tmp_path/'list.csv').write_text(text % 'Anger')
+    with pytest.raises(SerError, match='list.csv lists w/a.wav as sad and as angry: keep one'): load_csv(tmp_path/'list.csv')
+    (tmp_path/'list.csv').write_text(text % 'sadness')
+    assert load_csv(tmp_path/'list.csv')['clip'].tolist() == ['list/w/a']
+
 def test_csv(tmp_path):
     a, b = clip(tmp_path/'w'/'a.wav'), clip(tmp_path/'far'/'b.wav')
     pd.DataFrame(dict(path=['w/a.wav', b, 'w/gone.wav', 'w/a.wav'], emotion=['Fear', 'awe', 'sad', 'Fear'], speaker=[1, 2, 2, 1],
@@ -258,6 +271,14 @@ def test_one_bad_clip_is_skipped_or_fatal(tmp_path, bad):
     assert df['clip'].tolist() == IDS and 'ravdess: 1 clip skipped: ' in notes(df) and f.name in notes(df)
     assert describe(df).skipped.tolist() == [1] and '1436 clips of the 1440' in notes(df)
     with pytest.raises(SerError, match=f.name): load_corpus('ravdess', tmp_path, strict=True)
+
+def test_a_clip_without_sound_below_8_khz_is_skipped(tmp_path):
+    clips(tmp_path/'calls', 'sad/a.wav', 'angry/b.wav')
+    t = np.arange(24000)/48000
+    sf.write(tmp_path/'calls'/'sad'/'bat.wav', .01*np.sin(2*np.pi*15000*t)*np.hanning(len(t)), 48000, subtype='FLOAT')
+    df = load_folder(tmp_path/'calls')
+    assert df['clip'].tolist() == ['calls/angry/b', 'calls/sad/a'] and 'bat.wav is silent' in notes(df)
+    with pytest.raises(SerError, match='bat.wav'): load_folder(tmp_path/'calls', strict=True)
 
 def test_strange_names_in_a_folder_that_is_no_corpus_own(tmp_path):
     clips(tmp_path, *RAVDESS, 'holiday.wav', 'Actor_02/03-01-09-01-01-01-02.wav')
@@ -362,6 +383,10 @@ def test_two_processes_fetch_the_same_file_once(tmp_path, server):
 def test_what_is_there_is_not_downloaded(tmp_path, server):
     clips(tmp_path/'data'/'ravdess', *RAVDESS)
     assert download('ravdess', tmp_path/'data') == tmp_path/'data'/'ravdess' and server.asked == []
+
+def test_what_lies_loose_in_the_data_folder_is_not_downloaded(tmp_path, server):
+    clips(tmp_path/'data', *RAVDESS)
+    assert download('ravdess', tmp_path/'data') == tmp_path/'data' and server.asked == []
 
 def test_cut_off_download_goes_on(tmp_path, server):
     half = server.file.read_bytes()[:5000]

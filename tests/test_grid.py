@@ -2,7 +2,8 @@
 import os, signal, subprocess, sys, time
 import pandas as pd, pytest
 from filelock import Timeout
-from ser_fastai import experiment as X
+from ser_fastai import cli, experiment as X
+from ser_fastai.core import SerError
 from ser_fastai.results import done, load_runs
 from test_train import cache, made
 
@@ -64,3 +65,48 @@ def test_what_leaks_is_said_once_before_a_run(made, tmp_path, capsys):
     assert said == [['loso fold 0', ' clean'], ['loso fold 1', ' clean'], ['loso fold 0', ' clean']]
     X.run_one(df, svm, 'loso', results=tmp_path); X.run_grid(df, [svm], ['loso'], results=tmp_path)
     assert 'in training' not in capsys.readouterr().out                                        # nothing was run
+
+def test_a_run_of_other_clips_is_not_taken_for_this_one(made, tmp_path):
+    df, svm = made[0], X.RECIPES['svm']
+    grid = lambda df: X.run_grid(df, [svm], ['loso', 'paper'], folds=[0], results=tmp_path)
+    run = grid(df).run[0]
+    before = {f: f.stat().st_mtime_ns for f in tmp_path.rglob('*.json')}
+    assert len(before) == 2 and set(grid(df).status) == {'done'}
+    part = df[df.index % 10 != 4].reset_index(drop=True)                                       # half unpacked, then whole
+    others = dict(grown=pd.concat([df, df[-1:].assign(clip='made/new', sha='f'*16)], ignore_index=True), part=part,
+                  named=df.assign(clip='made/x' + df['clip'].str[5:]), labelled=df.assign(emotion=df.emotion.map(dict(neutral='sad', sad='angry', angry='neutral'))))
+    for other in others.values():
+        with pytest.raises(SerError, match='was made of other clips.*--results.*delete') as e: grid(other)
+        assert '\n' not in str(e.value)
+        with pytest.raises(SerError, match=run): X.run_one(other, svm, 'loso', results=tmp_path)
+    assert before == {f: f.stat().st_mtime_ns for f in tmp_path.rglob('*.json')}
+    (tmp_path/'runs'/f'{run}.json').unlink()
+    assert X.run_one(part, svm, 'loso', results=tmp_path) == run and done(run, tmp_path)       # as the sentence says
+
+def test_a_checkpoint_of_other_clips_is_not_taken_up(made, tmp_path, monkeypatch):
+    df, asked = made[0], []
+    def stop(*args): asked.append(args[-1]); raise KeyboardInterrupt
+    monkeypatch.setitem(X.TRAINERS, 'svm', stop)
+    for other in df, df, df.assign(sha='f' + df.sha.str[1:]):
+        with pytest.raises(KeyboardInterrupt): X.run_one(other, X.RECIPES['svm'], 'loso', results=tmp_path)
+    assert asked[0] == asked[1] != asked[2]
+
+def test_a_cache_without_room_for_locks_is_one_sentence(made, tmp_path, monkeypatch, capsys):
+    df, svm = made[0], X.RECIPES['svm']
+    def denied(*args, **kw): raise PermissionError(13, 'Permission denied')
+    for where, what in (X.Path, 'mkdir'), (X.FileLock, 'acquire'):
+        with monkeypatch.context() as m:
+            m.setattr(where, what, denied)
+            with pytest.raises(SerError, match='locks cannot be written.*Permission denied.*set SER_CACHE'): X._lock('a-run', True)
+    monkeypatch.setattr(X, '_lock', lambda run, wait: (_ for _ in ()).throw(SerError('no lock')))
+    rows = X.run_grid(df, [svm], ['loso'], folds=[0], results=tmp_path)
+    assert list(rows.status) == ['failed'] and not list(tmp_path.rglob('*.json'))
+    capsys.readouterr(); cli._show_runs(rows, tmp_path)
+    assert 'failed' in (said := capsys.readouterr().out) and 'not run: no lock' in said and 'Traceback' not in said
+
+def test_folds_are_of_the_protocols_that_have_several(made):
+    df = made[0]
+    assert X.splits_of(df, ['paper', 'loso'], [1, 2]) == [('paper', 0, 0), ('loso', 1, 0), ('loso', 2, 0)]
+    assert X.splits_of(df, ['paper', 'loso'], [0]) == [('paper', 0, 0), ('loso', 0, 0)]
+    with pytest.raises(SerError, match='paper has 0 to 0'): X.splits_of(df, ['paper'], [1])
+    with pytest.raises(SerError, match='paper has 0 to 0; loso has 0 to 4'): X.splits_of(df, ['paper', 'loso'], [99])
