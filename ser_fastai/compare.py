@@ -21,7 +21,7 @@ import numpy as np, pandas as pd
 from .calibration import ece, plot_reliability, rescaled, temperature
 from .core import SerError, label_order, results_path
 from .evaluate import COLORS, accuracy, check_predictions, complete, labels_of, uar
-from .results import (MODEL, PAPER, PARTS, RANDOM, TESTED, complete_runs, enough, load_clips, load_predictions, load_runs, percent,
+from .results import (MODEL, PAPER, RANDOM, TESTED, check_truth, complete_runs, enough, load_clips, load_predictions, load_runs, percent,
                                 scores, shared)
 from .significance import (gap, group_scores, holm, mcnemar, paired, paired_bootstrap, permutation_test, plot_groups,
                                      shuffled_gap)
@@ -79,15 +79,6 @@ def model_titles(
     names = {tuple(map(str, k)): t for *k, t in models[[*MODEL, 'title']].itertuples(index=False)}
     return pd.Series([names[tuple(map(str, k))] for k in runs[MODEL].itertuples(index=False)], runs.index, dtype=object)
 
-def _true(pred, clips, path):
-    "Refuse a file of predictions whose truth is not what clips.csv says."
-    known = clips.set_index('clip').emotion.reindex(pred['clip']).to_numpy()
-    bad = known != pred.truth.to_numpy()
-    if not bad.any(): return pred
-    i = bad.argmax()
-    what = 'clips.csv does not know it' if pd.isna(known[i]) else f'in clips.csv it is "{known[i]}"'
-    raise SerError(f'{path} line {i + 2}: {pred["clip"].iloc[i]} is "{pred.truth.iloc[i]}" here, and {what}; restore the file or repeat its run')
-
 def answers(
     runs,               # facts of runs
     results=None,       # the results folder
@@ -95,9 +86,9 @@ def answers(
     calibrated=False    # rescale each run's probabilities by the temperature that suits its own validation clips
 ) -> pd.DataFrame:      # predictions with `pair`, the fold and seed of an answer
     "What the runs of one model answered, ready to be paired."
-    out, clips = [], load_clips(results)
+    out = []
     for r in runs.itertuples():
-        pred = _true(load_predictions(r.run, part, results).drop(columns='run'), clips, results_path(results)/PARTS[part]/f'{r.run}.csv')
+        pred = load_predictions(r.run, part, results).drop(columns='run')
         if calibrated: pred = rescaled(pred, temperature(load_predictions(r.run, 'valid', results)))
         out.append(pred.assign(pair=f'{r.fold}-{r.seed}'))
     return pd.concat(out, ignore_index=True)
@@ -139,7 +130,7 @@ def systems(
     rows.sort(key=lambda r: (list(recipes).index(r['recipe']), r['system']))
     if corpora == 'ravdess':
         f = results_path(results)/'peers'/f'{protocol}.csv'
-        rows += [dict(system=PEERS[k][0], recipe=k, ours=False, transductive=PEERS[k][1], trained='ravdess', seeds=1, pred=whole(_true(p, clips, f), f))
+        rows += [dict(system=PEERS[k][0], recipe=k, ours=False, transductive=PEERS[k][1], trained='ravdess', seeds=1, pred=whole(check_truth(p, clips, f), f))
                  for k, p in load_peers(protocol, results).items()]
     return pd.DataFrame(rows, columns=['system', 'recipe', 'ours', 'transductive', 'trained', 'seeds', 'pred'])
 

@@ -28,7 +28,7 @@ from .core import Recipe, SerError, atomic_write, label_order, repo_path
 from .corpora import CORPORA, plot_classes
 from .evaluate import accuracy, counts, labels_of, plot_confusion, plot_curves, recall_by_class, resampled, uar
 from .features import clip_features, feature_settings, plot_log_mel
-from .results import (PAPER, RANDOM, enough, load_clips, load_curves, load_predictions, load_runs, shared, show_table1, summarise,
+from .results import (FEW, PAPER, RANDOM, enough, load_clips, load_curves, load_predictions, load_runs, shared, show_table1, summarise,
                                 table1, to_markdown, whole_seeds)
 from .splits import PROTOCOLS
 
@@ -413,10 +413,10 @@ def unseen_cost(
     "What it costs in UAR not to know the speakers, in words; empty where not both protocols have been run."
     if not {'paper_uar', 'emobox_uar'} <= set(table): return ''
     lost = (100*(table.paper_uar - table.emobox_uar).dropna()).round().astype(int)
-    if not len(lost): return ''
-    span = f'between {lost.min()} and {lost.max()}' if len(lost) > 1 else f'{lost.iloc[0]}'
-    told = f'Going from known to unseen speakers costs {span} points of UAR ({_number(len(lost), "model")} of the table).'
-    return told.replace('-', '−')
+    few = table.emobox_n_speakers.loc[lost.index] < FEW
+    def told(xs): return (f'between {xs.min()} and {xs.max()}' if len(xs) > 1 else f'{xs.iloc[0]}').replace('-', '−')
+    return ' '.join(f'Going from known to unseen speakers costs {told(xs)} points of UAR ({_number(len(xs), "model")}, {on}).'
+                    for xs, on in ((lost[~few], f'tested on at least {FEW} speakers'), (lost[few], f'on fewer than {FEW}, so only a hint')) if len(xs))
 
 # %% ../nbs/11_report.ipynb #0ebae49c
 def observations_html(

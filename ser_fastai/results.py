@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['FACTS', 'COMPUTED', 'CURVES', 'CLIPS', 'PARTS', 'RANDOM', 'FEW', 'MODEL', 'TESTED', 'PAPER', 'run_id', 'recipe_facts',
            'rounded', 'load_clips', 'merge_clips', 'save_run', 'read_run', 'done', 'load_runs', 'index_runs',
-           'read_predictions', 'load_predictions', 'load_curves', 'enough', 'scores', 'summarise', 'shared',
-           'complete_runs', 'whole_seeds', 'table1', 'percent', 'show_table1', 'to_markdown']
+           'read_predictions', 'check_truth', 'load_predictions', 'load_curves', 'enough', 'scores', 'summarise',
+           'shared', 'complete_runs', 'whole_seeds', 'table1', 'percent', 'show_table1', 'to_markdown']
 
 # %% ../nbs/10_results.ipynb #83ec97cf
 import io, json, re
@@ -151,8 +151,11 @@ def done(
     run: str,     # its name
     results=None  # the results folder
 ) -> bool:
-    "Has this run succeeded? One that failed may be tried again."
-    return (results_path(results)/'runs'/f'{run}.json').exists() and read_run(run, results)['status'] == 'done'
+    "Has this run succeeded, and is every answer of it there? One that failed, or lost a file of predictions, may be repeated."
+    root = results_path(results)
+    if not (root/'runs'/f'{run}.json').exists(): return False
+    facts = read_run(run, results)
+    return facts['status'] == 'done' and all((root/PARTS[p]/f'{run}.csv').exists() for p in PARTS if facts[f'n_{p}'])
 
 # %% ../nbs/10_results.ipynb #114e050e
 def load_runs(
@@ -191,16 +194,29 @@ def read_predictions(
 # %% ../nbs/10_results.ipynb #0027a187
 def _names(runs): return [runs] if isinstance(runs, str) else list(runs)
 
+def check_truth(
+    pred,  # predictions
+    clips, # as `load_clips` gives them
+    path   # the file that they come from
+):         # the predictions
+    "Refuse a file of predictions whose truth is not what clips.csv says."
+    known = clips.set_index('clip').emotion.reindex(pred['clip']).to_numpy()
+    bad = known != pred.truth.to_numpy()
+    if not bad.any(): return pred
+    i = bad.argmax()
+    what = 'clips.csv lacks it' if pd.isna(known[i]) else f'in clips.csv it is "{known[i]}"'
+    raise SerError(f'{path} line {i + 2}: {pred["clip"].iloc[i]} is "{pred.truth.iloc[i]}" here, and {what}; restore the file or repeat its run')
+
 def load_predictions(
     runs,               # the name of a run, or many
     part: str = 'test', # "test" or "valid"
     results=None        # the results folder
 ) -> pd.DataFrame:      # run, clip, truth, one probability column a label
     "Stored predictions of runs with one set of labels, pooled."
-    out = {}
+    out, clips = {}, load_clips(results)
     for run in _names(runs):
         f = results_path(results)/PARTS[part]/f'{run}.csv'
-        out[run], n = read_predictions(f), read_run(run, results)[f'n_{part}']
+        out[run], n = check_truth(read_predictions(f), clips, f), read_run(run, results)[f'n_{part}']
         if len(out[run]) != n: raise SerError(f'{f} holds {len(out[run])} of {n} clips; restore the file or repeat its run')
     if len({tuple(p) for p in out.values()}) > 1: raise SerError(f'{f}: its labels are not those of the other runs; load them apart')
     return pd.concat(out, names=['run']).reset_index('run').reset_index(drop=True)
@@ -300,12 +316,14 @@ def complete_runs(
 ) -> pd.DataFrame:# some of them
     "The runs of models and seeds that were scored on every fold of their protocol."
     clips = load_clips(results).replace('', None)
-    def wanted(tested):
-        corpora, test_corpora, protocol = tested
-        if 'corpus' in PROTOCOLS[protocol].unseen: return 1     # the other corpora and this one determine the fold
-        return n_folds(clips[clips.corpus.isin(test_corpora.split(','))].reset_index(drop=True), protocol)
+    def whole(g, corpora, test_corpora, protocol):
+        unseen = PROTOCOLS[protocol].unseen
+        if 'corpus' in unseen: return g.fold.nunique() == 1     # the other corpora and this one determine the fold
+        known = clips[clips.corpus.isin(test_corpora.split(','))].reset_index(drop=True)
+        if unseen and len(known) < (g.n_train + g.n_valid + g.n_test).max(): return False  # no run has named the clips of other folds
+        return g.fold.nunique() == n_folds(known, protocol)
     runs = runs[runs.status == 'done']
-    keep = [g for key, g in runs.groupby(['seed'] + MODEL + TESTED, dropna=False) if g.fold.nunique() == wanted(key[-3:])]
+    keep = [g for key, g in runs.groupby(['seed'] + MODEL + TESTED, dropna=False) if whole(g, *key[-3:])]
     return pd.concat(keep) if keep else runs[:0]
 
 def whole_seeds(

@@ -70,6 +70,12 @@ def test_no_interval_over_four_speakers(page):
     tiles = page.read_text().split('class="tiles"')[1].split('</section>')[0]
     assert tiles.count('95 % interval') == 1 and '4 speakers, too few for an interval' in tiles
 
+def test_the_cost_of_few_speakers_stands_apart():
+    t = pd.DataFrame(dict(paper_uar=[.7, .8, .6, .9], emobox_uar=[.4, .6, .55, np.nan], emobox_n_speakers=[24, 24, 4, np.nan]))
+    told = P.unseen_cost(t)
+    assert 'between 20 and 30 points of UAR (2 models, tested on at least 10' in told and 'costs 5 points of UAR (1 model, on fewer than 10' in told
+    assert P.unseen_cost(t[3:]) == ''
+
 def test_same_bytes_twice(page, made, tmp_path):
     P.write_report(made, tmp_path)
     a, b = ({f.name: f.read_bytes() for f in d.iterdir()} for d in (tmp_path, page.parent))

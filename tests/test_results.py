@@ -23,7 +23,7 @@ def predictions(df, right=.6, seed=0, labels=EMOTIONS):
 
 def facts(recipe=Recipe('svm', model='svm'), corpora='ravdess', protocol='paper', fold=0, seed=0, **kw):
     return dict(run=R.run_id(recipe, corpora, protocol, fold, seed), **R.recipe_facts(recipe), corpora=corpora, test_corpora=corpora,
-                protocol=protocol, fold=fold, seed=seed, n_params=10, n_train=90, seconds=.1, device='cpu', versions=dict(torch='2'),
+                protocol=protocol, fold=fold, seed=seed, n_params=10, n_train=9, seconds=.1, device='cpu', versions=dict(torch='2'),
                 commit='0'*7) | kw
 
 def save(df, results, n=20, recipe=Recipe('svm', model='svm'), right=.6, seed=0, **kw):
@@ -117,6 +117,28 @@ def test_damage_is_named(corpus, tmp_path):
     (tmp_path/'clips.csv').write_text(','.join(R.CLIPS) + '\n')
     with pytest.raises(SerError, match='clips.csv lacks'): R.summarise(results=tmp_path, parts=['test'])
 
+def test_a_run_that_lost_its_answers_may_be_repeated(corpus, tmp_path):
+    run = save(corpus, tmp_path)
+    for part in R.PARTS.values():
+        (tmp_path/part/f'{run}.csv').unlink()
+        assert not R.done(run, tmp_path)
+        save(corpus, tmp_path)
+        assert R.done(run, tmp_path)
+    R.save_run(facts(seed=1), predictions(corpus), None, None, corpus, tmp_path)          # no validation clips, no file of them
+    assert R.done(facts(seed=1)['run'], tmp_path)
+
+@pytest.mark.parametrize('part', R.PARTS)
+def test_an_edited_truth_never_moves_a_score(corpus, tmp_path, part):
+    run = save(corpus, tmp_path)
+    f = tmp_path/R.PARTS[part]/f'{run}.csv'
+    head, first, *rest = f.read_text().splitlines()
+    clip, truth, *p = first.split(',')
+    other = next(c for c, e in zip(corpus['clip'], corpus.emotion) if e != truth and f'{c},' not in f.read_text())
+    wrong = [clip, 'sad' if truth != 'sad' else 'calm'], [other, truth], ['nobody', truth]
+    for row in wrong:
+        f.write_text('\n'.join([head, ','.join([*row, *p]), *rest]) + '\n')
+        with pytest.raises(SerError, match=f'{run}.csv line 2: {row[0]} is'): R.table1(tmp_path, n_boot=0)
+
 def test_runs_with_other_labels_do_not_mix(corpus, tmp_path):
     a = save(corpus, tmp_path)
     few = corpus[corpus.emotion.isin(EMOTIONS[:2])]
@@ -167,6 +189,16 @@ def test_a_half_finished_seed_is_not_mixed_with_whole_ones(corpus, tmp_path):
     assert row().emobox_seeds == '0-1' and row().emobox_uar > before.emobox_uar
     fold(1, 0, recipe=Recipe('lstm', model='lstm'))
     assert R.table1(tmp_path).set_index('recipe').loc['lstm', 'emobox_folds'] == '1'       # all that there is, and its folds
+
+def test_folds_of_clips_that_no_run_has_named_are_missing(corpus, tmp_path):
+    df = corpus[corpus.corpus == 'ravdess']
+    def fold(f, n_train):
+        test = predictions(df[df.speaker == f'ravdess/{f}'])
+        R.save_run(facts(fold=f, protocol='emobox', n_train=n_train), test, None, None, df, tmp_path)
+    for f in range(3): fold(f, len(df) - 16)                                                # of four speakers, three are named
+    assert not len(R.complete_runs(R.load_runs(tmp_path), tmp_path))
+    fold(3, len(df) - 16)
+    assert len(R.complete_runs(R.load_runs(tmp_path), tmp_path)) == 4
 
 def test_no_interval_over_a_few_speakers(corpus, tmp_path):
     df = corpus[corpus.corpus == 'ravdess']
