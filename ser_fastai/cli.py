@@ -138,7 +138,7 @@ def _show_runs(grid, results):
     for e in facts.error.dropna().unique(): print(f'not run: {e}')
 
 # %% ../nbs/60_cli.ipynb #031dc55a
-DEMO = dict(arch='resnet18', size='64-96', epochs=6)  # of resnet34, 128-256, 30 to 200
+DEMO = dict(arch='resnet18', size='64-96', epochs=5)  # of resnet34, 128-256, 30 to 200
 
 def _shrunk(recipes, small, folds, seeds):
     "In words, what a rehearsal does less of."
