@@ -109,6 +109,7 @@ def ser_run(
     protocol: str = 'paper',      # protocols joined by commas
     corpora: str = 'ravdess',     # corpora joined by commas, or a folder or CSV of your own
     data: str = None,             # the folder of all corpora; default $SER_DATA, then the user's data folder
+    song: store_true = False,     # RAVDESS: the song clips too, with a folder of their own for --results
     folds: str = None,            # e.g. "0-2", of protocols with several; all by default
     seeds: str = '0',             # e.g. "0-4"
     arch: str = None,             # another architecture for the CNNs, e.g. resnet18
@@ -122,9 +123,10 @@ def ser_run(
     "Train and score recipes; what is stored already is skipped."
     from ser_fastai.experiment import adapt, run_grid
     from ser_fastai.splits import PROTOCOLS
+    if song and not results: raise SerError('song is not to be mixed with speech: give it a folder of its own with --results.')
     chosen = [adapt(r, arch, weights, size, epochs) for r in chosen_recipes(recipes)]
     protocols, folds, seeds = _names(protocol, PROTOCOLS, 'protocol'), folds and _numbers(folds), _numbers(seeds)
-    df = _told(load_any(corpora, data, strict=strict))
+    df = _told(load_any(corpora, data, song, strict))
     grid = run_grid(df, chosen, protocols, folds, seeds, weights, results, jobs)
     _show_runs(grid, results)
     if len(grid) and (grid.status == 'failed').all(): raise SerError('no run succeeded; the reasons stand above.')

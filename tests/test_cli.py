@@ -33,36 +33,38 @@ def voices(tmp_path_factory):
     return d
 
 
-@pytest.mark.parametrize('name', COMMANDS)
-def test_help(name):
-    r = sh(name, '--help')
-    assert r.returncode == 0 and 'usage:' in r.stdout
-
-
 ONE_BY_ONE = '''
 import contextlib, io, json, runpy, sys
 import fastcore.script
 for name, *args in json.loads(sys.argv[1]):
     if hasattr(fastcore.script, 'SCRIPT_INFO'): fastcore.script.SCRIPT_INFO.func = None   # as in a new process; fastcore up to 1.12
     sys.argv = [name, *args]
-    said = io.StringIO()
-    with contextlib.redirect_stderr(said):
+    said, printed = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stderr(said), contextlib.redirect_stdout(printed):
         try: runpy.run_path(name, run_name='__main__')
         except SystemExit as e: status = e.code
-    print(json.dumps([status, said.getvalue()]))
+    print(json.dumps([status, said.getvalue(), printed.getvalue()]))
 '''
 
-def misused(commands, folder):
-    "The exit code of each command and what it said, all asked within one process, which starts once."
+def ran(commands, folder):
+    "The exit code of each command, what it said and what it printed, all asked within one process, which starts once."
     r = sh('python', '-c', ONE_BY_ONE, json.dumps([[str(BIN/name), *args] for name, *args in commands]), cwd=folder)
     assert not r.returncode, r.stderr
     return list(map(json.loads, r.stdout.splitlines()))
+
+def misused(commands, folder): return [[status, said] for status, said, _ in ran(commands, folder)]
+
+def test_help(tmp_path):
+    for name, (status, _, printed) in zip(COMMANDS, ran([[name, '--help'] for name in COMMANDS], tmp_path), strict=True):
+        assert not status and f'usage: {name}' in printed
+
 
 MISUSE = [
     (('ser_run', '--recipes', 'lsmt'), 'known: svm, lstm'),
     (('ser_run', '--protocol', 'papper'), 'known: paper'),
     (('ser_run', '--seeds', 'x'), 'write for instance'),
     (('ser_run', '--corpora', 'ravdess', '--data', 'nowhere'), 'ser_download ravdess'),
+    (('ser_run', '--song'), 'a folder of its own with --results'),
     (('ser_run', '--recipes', 'cnn_transfer', '--weights', 'nowhere.pth'), 'nowhere.pth does not exist'),
     (('ser_reproduce', '--data', 'nowhere', '--corpora', 'savee'), 'SAVEE is not in nowhere'),
     (('ser_corpora', 'nowhere'), 'no known corpus'),
