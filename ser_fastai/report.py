@@ -230,14 +230,14 @@ def _overfits(runs, results):
     if not len(e): raise SerError('no LSTM has been run')
     m, each = e.mean(), e.valid > 2*e.train
     told = f'training loss {m.train:.2f}, validation {m.valid:.2f} (lowest {m.lowest:.2f}) after {_number(runs.epochs.iloc[0], "epoch")}'
-    return told, m.valid > 2*m.train, f'{each.sum()} of {_number(len(e), "run")}'
+    return told, m.valid > 2*m.train, each, f'{{n}} of {_number(len(e), "run")}'
 
 def _closes(runs, results):
     both, _ = loss_pair(runs, results)
     gap = both.set_index('run').join(end_losses(both, results).gap).pivot_table(index=['fold', 'seed'], columns='recipe', values='gap')
     plain, aug = (gap[r] for r in sorted(gap))
     told = f'{model_name(both[~both.recipe.str.endswith("_aug")].iloc[0])}: gap {plain.mean():.2f} without, {aug.mean():.2f} with'
-    return told, aug.mean() < plain.mean()/2, f'{(aug < plain/2).sum()} of {_number(len(gap), "pair")} of runs'
+    return told, aug.mean() < plain.mean()/2, aug < plain/2, f'{{n}} of {_number(len(gap), "pair")} of runs'
 
 # %% ../nbs/11_report.ipynb #59898dc7
 def _rates(cm): return cm/np.maximum(cm.sum(-1, keepdims=True), 1)
@@ -271,7 +271,7 @@ def _confused(runs, results):
     _, mean, rank = pair_confusion(cm, i, j)
     r, n = _rates(cm), len(cm)*(len(cm) - 1)//2
     told = f'{r[i, j]:.0%} of neutral is answered calm, {r[j, i]:.0%} of calm neutral; an average pair {mean:.0%}; rank {rank} of {n} pairs'
-    return told, bool(rule(cm)), f'{rule(boot).mean():.0%} of resamples'
+    return told, rule(cm), rule(boot), '{share:.0%} of resamples'
 
 def _recalls(names, weak):
     "The rule that the recall of all `names` lies below (or above) the average."
@@ -285,7 +285,7 @@ def _recalls(names, weak):
         r = recall_by_class(pred)
         told = ', '.join(f'{e} {r[e]:.0%}' for e in names) + (
             f'; average {r.mean():.0%}, lowest {r.idxmin()} {r.min():.0%}, highest {r.idxmax()} {r.max():.0%}')
-        return told, bool(rule(cm)), f'{rule(boot).mean():.0%} of resamples'
+        return told, rule(cm), rule(boot), '{share:.0%} of resamples'
     return test
 
 def _raw(runs, results): raise SerError('no recipe here reads raw waveforms')
@@ -312,14 +312,17 @@ def observations(
     corpora: str = 'ravdess',  # whose clips
     protocols=('paper', 'emobox')
 ) -> pd.DataFrame:             # observation, published, rule, protocol, measured, verdict, and in how many runs or resamples it holds
-    "What became of the paper's observations, a row each and protocol."
+    "What became of the paper's observations, a row each and protocol; undecided is what holds in some runs or resamples and not in others."
     runs, rows = tested(results, corpora), []
     for o in OBSERVATIONS:
         for p in protocols:
-            try: told, holds, same = o.test(runs[runs.protocol == p], results)
-            except SerError as e: told, holds, same = str(e), None, ''
+            try: told, holds, each, said = o.test(runs[runs.protocol == p], results)
+            except SerError as e: told, verdict, same = str(e), 'not run', ''
+            else:
+                share, same = np.mean(each), said.format(n=np.sum(each), share=np.mean(each))
+                verdict = 'undecided' if .05 < share < .95 else 'holds' if holds else 'does not hold'
             rows.append(dict(observation=o.what, published=o.published, rule=o.rule, protocol=p, measured=told,
-                             verdict='not run' if holds is None else 'holds' if holds else 'does not hold', holds_in=same))
+                             verdict=verdict, holds_in=same))
     return pd.DataFrame(rows)
 
 # %% ../nbs/11_report.ipynb #658543c9
@@ -344,7 +347,7 @@ pre { background:var(--card); padding:.9rem 1rem; border-radius:8px; overflow-x:
 .tile b { display:block; font-size:2.6rem; line-height:1.15; color:var(--blue) }
 .seen { margin:.8rem 0 } .seen p { margin:.35rem 0; max-width:none }
 .verdict { font-weight:700; white-space:nowrap }
-.holds { color:var(--yes) } .does-not-hold { color:var(--no) } .not-run { color:var(--soft) }
+.holds { color:var(--yes) } .does-not-hold { color:var(--no) } .not-run, .undecided { color:var(--soft) }
 .scroll { overflow-x:auto; margin:1rem 0 }
 table { border-collapse:collapse; font-size:.87rem; font-variant-numeric:tabular-nums; white-space:nowrap }
 th, td { padding:.42rem .5rem; text-align:right; border-bottom:1px solid var(--line) }

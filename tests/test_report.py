@@ -135,8 +135,14 @@ def test_verdicts_follow_the_numbers(made, tmp_path):
     save(tmp_path, RECIPES['aug'], df, right=.9, losses=curves(1., 1.2))
     v = verdicts(tmp_path)
     assert v['The LSTM overfits'] == 'does not hold' and v['Augmentation closes the gap between the losses'] == 'does not hold'
-    assert v['Neutral and calm are confused'] in ('holds', 'does not hold') and v['A CNN on raw waveforms is less stable'] == 'not run'
+    assert v['Neutral and calm are confused'] in ('holds', 'undecided', 'does not hold') and v['A CNN on raw waveforms is less stable'] == 'not run'
     assert set(verdicts(tmp_path, protocol='emobox')) == {'not run'}
+
+def test_what_holds_in_some_runs_only_is_undecided(tmp_path):
+    df = corpus()
+    for seed, valid in enumerate((1.6, .9)): save(tmp_path, RECIPES['lstm'], df, seed=seed, losses=curves(.5, valid))
+    seen = P.observations(tmp_path, 'ravdess').set_index(['observation', 'protocol']).loc[('The LSTM overfits', 'paper')]
+    assert (seen.verdict, seen.holds_in) == ('undecided', '1 of 2 runs')
 
 def test_corpora_that_lack_an_emotion(tmp_path):
     save(tmp_path, RECIPES['plain'], corpus('emodb', labels=('neutral', 'happy', 'sad', 'angry', 'disgust')), losses=curves(.1, 1.6))
