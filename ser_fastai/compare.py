@@ -6,7 +6,7 @@
 __all__ = ['PEERS', 'HONESTY', 'GROUPS', 'Comparison', 'load_peers', 'model_name', 'model_title', 'model_titles', 'answers',
            'our_runs', 'systems', 'gap_table', 'show_gap', 'plot_gap', 'together', 'compare', 'pairs_table', 'points',
            'p_value', 'show_differences', 'setting', 'ablation_runs', 'ablation_table', 'show_ablation', 'conclude',
-           'plot_ablation', 'mean_temperature', 'calibration', 'calibration_table', 'fairness_table',
+           'plot_ablation', 'mean_temperature', 'calibration', 'calibration_table', 'fairness_table', 'show_fairness',
            'best_by_validation', 'comparisons']
 
 # %% ../nbs/10a_compare.ipynb #d9d2579f
@@ -391,8 +391,8 @@ def fairness_table(
     results=None,   # the results folder
     by=GROUPS,      # columns of clips.csv
     n_boot: int = 1000
-) -> tuple:         # one row a group: attribute, group, n, score, lo, hi; one row an attribute: attribute, best, worst, gap and its interval, and `shuffled`
-    "UAR by group, and the distance between the best and the worst group, over the emotions that all groups have, beside that of groups dealt by lot."
+) -> tuple:         # one row a group: attribute, group, n, score, lo, hi; one row an attribute: attribute, n_speakers, best, worst, difference, lower, upper, shuffled, p
+    "UAR by group, and the distance between the best and the worst group, over the emotions that all groups have, beside that of groups dealt by lot; no interval over fewer than `FEW` speakers."
     about = load_clips(results).set_index('clip').loc[pred['clip']]
     groups, gaps = [], []
     for k in by:
@@ -401,10 +401,23 @@ def fairness_table(
         part = pred[known].drop(columns='pair', errors='ignore').reset_index(drop=True)
         g = about[k][known].to_numpy()
         who = part['clip'].to_numpy() if k == 'speaker' else about.speaker[known].to_numpy()
-        groups.append(group_scores(part, g, who, n_boot=n_boot).assign(attribute=k))
         of_people = k != 'speaker' and (about[k][known].groupby(about.speaker[known]).nunique() == 1).all()   # else clips are dealt
-        gaps.append(dict(attribute=k) | gap(part, g, who, n_boot=n_boot)._asdict() | dict(shuffled=shuffled_gap(part, g, about.speaker[known] if of_people else part['clip'])))
+        chance = shuffled_gap(part, g, about.speaker[known] if of_people else part['clip'])
+        n = about.speaker[known].nunique()
+        groups.append(group_scores(part, g, who, n_boot=n_boot).assign(attribute=k))
+        gaps.append(dict(attribute=k, n_speakers=n) | gap(part, g, who, n_boot=n_boot)._asdict() | dict(shuffled=chance.mean, p=chance.p))
+        if enough(n): continue
+        gaps[-1] |= dict(lower=np.nan, upper=np.nan)
+        if k != 'speaker': groups[-1] = groups[-1].assign(lo=np.nan, hi=np.nan)    # one speaker's interval is over clips
     return (pd.concat(groups, ignore_index=True) if groups else pd.DataFrame()), pd.DataFrame(gaps)
+
+def show_fairness(
+    gaps             # of `fairness_table`
+) -> pd.DataFrame:   # all text
+    "The gaps as they are read, in points of UAR."
+    return pd.DataFrame([{'by': r.attribute, 'best': r.best, 'worst': r.worst, 'points apart': f'{100*r.difference:.1f}',
+                          '95 %': f'{r.n_speakers} speakers' if pd.isna(r.lower) else ' to '.join(points(x).strip('+') for x in (r.lower, r.upper)),
+                          'by lot': '' if pd.isna(r.shuffled) else f'{100*r.shuffled:.1f}', 'p': p_value(r.p)} for r in gaps.itertuples()])
 
 # %% ../nbs/10a_compare.ipynb #7dcc6c25
 def best_by_validation(
@@ -448,7 +461,7 @@ def comparisons(
         best = best_by_validation(ours)
         groups, gaps = fairness_table(answers(best, results), results)
         if len(groups):
-            add('fairness', f'For whom: {best.title.iloc[0]}, {protocol} protocol', groups, gaps.round(3).rename(columns=dict(shuffled='difference of shuffled groups')),
+            add('fairness', f'For whom: {best.title.iloc[0]}, {protocol} protocol', groups, show_fairness(gaps),
                 lambda ax: plot_groups(groups[groups.attribute != 'speaker'], ax), (8, 4))
     try: ablation = ablation_table(results, corpora=corpora)
     except SerError: ablation = ()

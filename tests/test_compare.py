@@ -91,6 +91,15 @@ def test_calibration_and_fairness(made, corpus):
     neutral = corpus.emotion == 'neutral'
     assert groups[groups.attribute == 'intensity'].n.sum() == (~neutral).sum()      # neutral is never strong
 
+def test_how_often_chance_sets_groups_as_far_apart(corpus, tmp_path):
+    "Women are recognised and men are not; the two intensities are alike."
+    pred = pd.concat([predict(corpus[corpus.gender == g], right, 0) for g, right in dict(female=.9, male=.2).items()], ignore_index=True)
+    R.merge_clips(corpus, tmp_path)
+    gaps = C.fairness_table(pred, tmp_path, n_boot=50)[1].set_index('attribute')
+    assert gaps.p['gender'] < .02 < .1 < gaps.p['intensity'] and (gaps.difference - gaps.shuffled)['gender'] > .2
+    shown = C.show_fairness(gaps.reset_index()).set_index('by')
+    assert shown.p['gender'] == f'{gaps.p["gender"]:.3f}' and shown['95 %']['gender'].count(' to ') == 1 and (gaps.n_speakers == 12).all()
+
 def test_a_clip_that_nobody_answered_is_missed(made, corpus, tmp_path):
     import shutil
     shutil.copytree(made, tmp_path/'r')
