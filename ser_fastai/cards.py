@@ -10,11 +10,11 @@ __all__ = ['CITE', 'ABOUT', 'SCORES', 'data_of', 'licence_of', 'in_words', 'lice
 import pandas as pd
 
 # %% ../nbs/49_cards.ipynb #080ca908
-from .compare import answers, calibration, fairness_table, mean_temperature, model_title
+from .compare import answers, calibration, fairness_table, mean_temperature, model_title, show_fairness
 from .core import Recipe, SerError, results_path
 from .corpora import CORPORA
 from .evaluate import labels_of, recall_by_class
-from .results import RANDOM, enough, load_clips, load_predictions, load_runs, percent, read_run, summarise, to_markdown, whole_seeds
+from .results import FEW, RANDOM, enough, load_clips, load_predictions, load_runs, percent, read_run, summarise, to_markdown, whole_seeds
 from .splits import PROTOCOLS
 
 # %% ../nbs/49_cards.ipynb #2278cc90
@@ -125,7 +125,9 @@ def in_short(
     data, s = info['data'], unseen_scores(info)
     who = f'Trained on {data.get("speech", "recorded")} speech of {_n_speakers(data)} ({in_words(data.get("titles"))});'
     if not s: return f'{who} how it does on other speakers has not been measured.'
-    between = f' (95 % interval {100*s["accuracy_lo"]:.0f} to {100*s["accuracy_hi"]:.0f})' if 'accuracy_lo' in s else ''
+    n = s.get('speakers', float('inf'))
+    between = ('' if 'accuracy_lo' not in s else f' (95 % interval {100*s["accuracy_lo"]:.0f} to {100*s["accuracy_hi"]:.0f})' if enough(n)
+               else f' ({n} speakers, too few for an interval)')
     return f'{who} of speakers it had not heard, it got {100*s["accuracy"]:.0f} % right{between}, where guessing gets 1 in {len(info["labels"])}.'
 
 # %% ../nbs/49_cards.ipynb #0d610393
@@ -157,7 +159,7 @@ def _scores(info):
             for p, s in info['scores'].items() if isinstance(s, dict)]
     if not rows: return 'None were measured.'
     found = ', '.join(f'{k} {100*v:.0f} %' for k, v in unseen_scores(info).get('recall', {}).items())
-    return (f'{to_markdown(pd.DataFrame(rows))}\nPer cent, with 95 % intervals. They are those of the same recipe, trained without the clips it was tested on; '
+    return (f'{to_markdown(pd.DataFrame(rows))}\nPer cent, with 95 % intervals where there are speakers enough. They are those of the same recipe, trained without the clips it was tested on; '
             'the weights of this bundle were trained on all clips, so that none are left to test them.' +
             (f' Found, of the clips of each class by unseen speakers: {found}.' if found else ''))
 
@@ -188,8 +190,10 @@ def card(
 def _fairness(pred, results):
     _, gaps = fairness_table(pred, results)
     if not len(gaps): return 'The clips name no groups to compare.'
-    rows = [{'by': g.attribute, 'best': g.best, 'worst': g.worst, 'UAR, points apart': f'{100*g.difference:.1f} ({100*g.lower:.0f} to {100*g.upper:.0f})'} for g in gaps.itertuples()]
-    return f'{to_markdown(pd.DataFrame(rows))}\nOver the emotions that all groups have, with 95 % intervals; best and worst are picked after the fact, so of many groups some lie apart by chance.'
+    n = gaps.n_speakers.min()
+    few = '' if enough(n) else f' {n} speakers are too few for an interval, which needs {FEW}.'
+    return (f'{to_markdown(show_fairness(gaps))}\nUAR over the emotions that all groups have. Best and worst are picked after the fact, so of many groups some lie apart by chance: '
+            f'*by lot* is the mean distance of groups dealt by lot, and p how often they lie as far apart.{few}')
 
 def _calibration(runs, results):
     c = calibration(runs, results)
@@ -220,7 +224,7 @@ def run_card(
         'What it is': f'{model_title(facts)}: {", ".join(f"{k} {v}" for k, v in settings.items())}. It gives the probability of each of {in_words(labels_of(pred))}.',
         'Training data': _data(dict(data=data)),
         'Protocol': f'`{facts["protocol"]}`: {p.about}. {promise}{tested}',
-        'Scores': f'{to_markdown(pd.DataFrame([shown]))}\nPer cent, with 95 % intervals, all folds and seeds pooled. Found, of the clips of each class: {found}.',
+        'Scores': f'{to_markdown(pd.DataFrame([shown]))}\nPer cent, with 95 % intervals where there are speakers enough, all folds and seeds pooled. Found, of the clips of each class: {found}.',
         'Fairness': _fairness(pred, results),
         'Calibration': _calibration(runs, results),
         'Limits': _limits(dict(data=data)),

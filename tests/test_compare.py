@@ -2,7 +2,7 @@
 import numpy as np, pandas as pd, pytest
 from dataclasses import replace
 from ser_fastai import compare as C, results as R
-from ser_fastai.cards import run_card
+from ser_fastai.cards import in_short, run_card
 from ser_fastai.core import EMOTIONS, Recipe, SerError
 from ser_fastai.evaluate import accuracy, counts, uar
 
@@ -99,6 +99,18 @@ def test_how_often_chance_sets_groups_as_far_apart(corpus, tmp_path):
     assert gaps.p['gender'] < .02 < .1 < gaps.p['intensity'] and (gaps.difference - gaps.shuffled)['gender'] > .2
     shown = C.show_fairness(gaps.reset_index()).set_index('by')
     assert shown.p['gender'] == f'{gaps.p["gender"]:.3f}' and shown['95 %']['gender'].count(' to ') == 1 and (gaps.n_speakers == 12).all()
+
+def test_a_handful_of_speakers_has_no_interval(corpus, tmp_path):
+    save(tmp_path, corpus, SVM, .5, folds=[0])                           # two actors
+    runs = R.load_runs(tmp_path)
+    groups, gaps = C.fairness_table(C.answers(runs, tmp_path), tmp_path, n_boot=50)
+    assert gaps[['lower', 'upper']].isna().all(axis=None) and gaps.difference.notna().all()
+    assert groups.lo.notna().eq(groups.attribute == 'speaker').all()     # a speaker's own interval is over clips
+    page = run_card(runs.run[0], tmp_path)
+    assert '| 2 speakers |' in page and '2 speakers are too few for an interval' in page and 'nan' not in page
+    scores = dict(accuracy=.5, accuracy_lo=.4, accuracy_hi=.6, unseen_speakers=True)
+    said = {n: in_short(dict(data={}, labels='ab', scores=dict(emobox=scores | dict(speakers=n)))) for n in (9, 10)}
+    assert '50 % right (9 speakers, too few for an interval)' in said[9] and '(95 % interval 40 to 60)' in said[10]
 
 def test_a_clip_that_nobody_answered_is_missed(made, corpus, tmp_path):
     import shutil
