@@ -209,20 +209,25 @@ def run_card(
     if facts['status'] != 'done': raise SerError(f'{run} failed ({facts["error"]}): repeat it before it gets a card.')
     runs = runs[(runs.status == 'done') & (runs.recipe_hash == facts['recipe_hash']) & (runs.corpora == facts['corpora']) & (runs.test_corpora == facts['test_corpora'])]
     runs = whole_seeds(runs[runs.protocol == facts['protocol']], results)
-    clips = load_clips(results).replace('', None)
-    clips = clips[clips.corpus.isin(facts['corpora'].split(','))]
-    data = data_of(clips.assign(language=clips.corpus.map(lambda c: CORPORA[c].language if c in CORPORA else None)))
     pred, p = answers(runs, results), PROTOCOLS[facts['protocol']]
+    clips = load_clips(results).replace('', None)
+    clips = clips[clips.corpus.isin(facts['corpora'].split(',')) & clips.emotion.isin(labels_of(pred))]
+    data = data_of(clips.assign(language=clips.corpus.map(lambda c: CORPORA[c].language if c in CORPORA else None)))
+    inside = facts['corpora'] == facts['test_corpora']
+    there = (runs.n_train + runs.n_valid + runs.n_test*inside).max()
+    learnt = ' to '.join(map(str, dict.fromkeys([runs.n_train.min(), runs.n_train.max()])))
+    trained = (f' These are the clips of the classes that it was taught, and each of its runs learnt from {learnt} of them.' if len(clips) >= there else
+               f' These are the clips that the results name, of {there} of the classes that it was taught; each of its runs learnt from {learnt}.')
     score = summarise(runs, results, parts=['test']).iloc[0]
     shown = {'protocol': f'`{facts["protocol"]}`', 'folds': score.folds, 'seeds': score.seeds, 'clips': score.n_clips, 'speakers': score.n_speakers,
              **_scored(score, facts['protocol'], score.n_speakers)}
     found = ', '.join(f'{k} {100*v:.0f} %' for k, v in recall_by_class(pred).dropna().items())
-    promise = f'Test and training share no {in_words(p.unseen)}.' if p.unseen else 'The test speakers were heard in training, so the score says nothing of new speakers.'
-    tested = '' if facts['corpora'] == facts['test_corpora'] else f' It was tested on {facts["test_corpora"]}.'
+    promise = f'Test and training share no {" and no ".join(p.unseen)}.' if p.unseen else 'The test speakers were heard in training, so the score says nothing of new speakers.'
+    tested = '' if inside else f' It was tested on {facts["test_corpora"]}.'
     settings = {k: facts[k] for k in ('arch', 'weights', 'size', 'epochs', 'trim', 'transductive', 'n_params', 'recipe_hash') if facts[k]}
     parts = {
         'What it is': f'{model_title(facts)}: {", ".join(f"{k} {v}" for k, v in settings.items())}. It gives the probability of each of {in_words(labels_of(pred))}.',
-        'Training data': _data(dict(data=data)),
+        'Training data': _data(dict(data=data)) + trained,
         'Protocol': f'`{facts["protocol"]}`: {p.about}. {promise}{tested}',
         'Scores': f'{to_markdown(pd.DataFrame([shown]))}\nPer cent, with 95 % intervals where there are speakers enough, all folds and seeds pooled. Found, of the clips of each class: {found}.',
         'Fairness': _fairness(pred, results),

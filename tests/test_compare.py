@@ -229,11 +229,37 @@ def test_the_conclusion_follows_the_table(made):
     worse = C.conclude(t.assign(difference=-t.difference))
     assert '1 of 2 changes hurt: `+noise` −' in worse and 'transductive' in C.conclude(t.assign(transductive=True))
 
-def test_for_which_corpus_a_joint_model_works(corpus, tmp_path):
-    from ser_fastai.splits import n_folds, split
+@pytest.fixture(scope='module')
+def both(corpus):
     german = [(f'emodb/{s:02}/{e}-{i}', 'emodb', f'emodb_{s:02}', 'female' if s % 2 else 'male', e, '', 'a01', str(i), 2.)
               for s in range(10) for e in EMOTIONS if e not in ('calm', 'surprised') for i in range(4)]
-    both = pd.concat([corpus, pd.DataFrame(german, columns=R.CLIPS)], ignore_index=True)
+    return pd.concat([corpus, pd.DataFrame(german, columns=R.CLIPS)], ignore_index=True)
+
+def cross(results, both, recipe, right, seed=0):
+    "From English to German, on the six emotions that both have."
+    from ser_fastai.splits import split
+    part = split(both, 'cross', 0)
+    test, valid = both.iloc[part.test], both.iloc[part.valid]
+    six = [e for e in EMOTIONS if e not in ('calm', 'surprised')]
+    facts = dict(run=R.run_id(recipe, 'ravdess', 'cross', 0, seed, 'emodb'), **R.recipe_facts(recipe), corpora='ravdess', test_corpora='emodb', protocol='cross',
+                 fold=0, seed=seed, n_params=1, n_train=len(part.train), seconds=1., device='cpu', versions={}, commit='')
+    def six_of(df, seed):
+        p = predict(df, right, seed)
+        return p[['clip', 'truth']].join(p[six].div(p[six].sum(axis=1), axis=0))
+    R.save_run(facts, six_of(test, seed), six_of(valid, seed + 5), None, both, results)
+
+def test_a_card_counts_the_clips_that_its_runs_were_taught(both, corpus, tmp_path):
+    six = corpus[~corpus.emotion.isin(['calm', 'surprised'])]
+    cross(tmp_path, both, SVM, .4)
+    run = R.load_runs(tmp_path).iloc[0]
+    assert f'of {len(six)} of the classes that it was taught' in run_card(run.run, tmp_path)       # of the training corpus only validation clips are named so far
+    R.merge_clips(corpus, tmp_path)
+    page = run_card(run.run, tmp_path)
+    assert f'RAVDESS: {len(six)} clips of 12 speakers' in page and 'calm' not in page and f'each of its runs learnt from {run.n_train} of them' in page
+    assert run.n_train + run.n_valid == len(six) and 'share no corpus and no speaker' in page
+
+def test_for_which_corpus_a_joint_model_works(both, tmp_path):
+    from ser_fastai.splits import n_folds, split
     for f in range(n_folds(both, 'emobox')):
         test = both.iloc[split(both, 'emobox', f).test]
         pred = pd.concat([predict(test[test.corpus == c], right, f) for c, right in dict(ravdess=.7, emodb=.3).items()])
