@@ -277,23 +277,32 @@ def setting(
     "Network, last size and epochs: what no change of an ablation touches."
     return ', '.join(filter(None, [run['arch'], run['size'] and f'{run["size"].split("-")[-1]} px', f'{run["epochs"]} epochs']))
 
+_about = {'-imagenet': 'weights', '-resizing': 'size', '-trimming': 'trim', '+standardise': 'transductive'}  # the other changes share these facts with their base
+
 def ablation_runs(
     results=None,            # the results folder
     base: str = 'ablation',  # name of the base recipe; the changes are called base-… and base+…
     protocol: str = 'emobox',
     corpora: str = 'ravdess'
 ) -> tuple:                  # facts of runs with `setting`, one variant each of the base and of each change; titles of those left out
-    "The runs of an ablation."
+    "The runs of an ablation: a change counts where it differs from the base of its setting, as far as facts tell, in what it is about alone."
     runs = load_runs(results)
     runs = complete_runs(runs[(runs.protocol == protocol) & (runs.corpora == corpora) & (runs.test_corpora == corpora)], results)
     runs = runs[runs.recipe.str.match(rf'{base}([+-]|$)')]
     runs = runs.assign(setting=[setting(r) for _, r in runs.iterrows()])
     if not (runs.recipe == base).any(): raise SerError(f'{base} has not been run on every fold of {protocol}: ser_run --recipes {base} --protocol {protocol}')
     most = runs.groupby(MODEL, dropna=False).run.transform('size')
-    best = runs.assign(most=-most).sort_values(['most', 'recipe_hash', 'weights']).drop_duplicates(['setting', 'recipe']).set_index(['setting', 'recipe'])
-    same = [all(str(r[m]) == str(best.loc[(r.setting, r.recipe), m]) for m in MODEL if m != 'recipe') and (r.setting, base) in best.index for _, r in runs.iterrows()]
-    left = runs[[not x for x in same]].drop_duplicates(MODEL)
-    return runs[same], [f'{r.recipe} ({r.setting}, recipe {r.recipe_hash})' for r in left.itertuples()]
+    usual = runs.assign(most=-most).sort_values(['most', 'recipe_hash', 'weights'])
+    bases = usual[usual.recipe == base].drop_duplicates('setting').set_index('setting')
+    def odd(r):
+        "Why a run belongs to no base, or in which facts it differs from its base without saying so."
+        if r.setting not in bases.index: return ['no base']
+        return [f'{k} {r[k]}' for k in _about.values() if str(r[k]) != str(bases[k][r.setting]) and k != _about.get(r.recipe.removeprefix(base))]
+    usual = usual.assign(odd=[', '.join(odd(r)) for _, r in usual.iterrows()])
+    best = usual[usual.odd == ''].drop_duplicates(['setting', 'recipe'])
+    kept = usual.merge(best[['setting', *MODEL]]).run
+    left = usual[~usual.run.isin(kept)].drop_duplicates(MODEL)
+    return runs[runs.run.isin(kept)], [f'{r.recipe} ({", ".join(filter(None, [r.setting, f"recipe {r.recipe_hash}", r.odd]))})' for r in left.itertuples()]
 
 def ablation_table(
     results=None,            # the results folder

@@ -221,6 +221,19 @@ def test_an_ablation_with_two_bases(made, corpus, tmp_path):
     assert len(there['ablation'].table) == 3 and 'transductive' in there['ablation'].shown
     for c in there.values(): C.plt.close(c.figure) if c.figure else None
 
+def test_a_change_is_a_single_one(corpus, tmp_path):
+    base = replace(BASE, weights='a@1')
+    save(tmp_path, corpus, base, .4)
+    for name, right, seeds, change in [('-imagenet', .2, [0], dict(weights='scratch')), ('-trimming', .4, [0], dict(trim=False)), ('-mixup', .8, [0], dict(mixup=.1)),
+                                       ('-mixup', .2, [0, 1], dict(mixup=.1, weights='b@2')),   # more runs, and another file of weights
+                                       ('+shift', .4, [0], dict(shift=.1, weights='b@2')), ('+noise', .4, [0], dict(waveform='noise', trim=False))]:
+        save(tmp_path, corpus, replace(base, name=base.name + name, **change), right, seeds=seeds)
+    t = C.ablation_table(tmp_path, n_perm=50)
+    assert set(t.change) == {'-imagenet', '-trimming', '-mixup'} and t.set_index('change').difference['-mixup'] > .2
+    left = sorted(t.attrs['left_out'])
+    assert [x.split(' (')[0].removeprefix('ablation') for x in left] == ['+noise', '+shift', '-mixup']
+    assert [x.split(', ')[-1] for x in left] == ['trim False)', 'weights b@2)', 'weights b@2)']
+
 def test_the_conclusion_follows_the_table(made):
     t = C.ablation_table(made, n_perm=500)
     help, hurt, same = C.conclude(t).splitlines()
