@@ -341,7 +341,7 @@ def conclude(
     sign = dict(zip(['help', 'hurt', 'cannot be told from the base'],
                     [(table.p_holm < alpha) & (table.difference > 0), (table.p_holm < alpha) & (table.difference < 0), ~(table.p_holm < alpha)]))
     def told(r):
-        also = [p_value(r.p_holm, True)] + ['transductive']*r.transductive + [r.setting]*many
+        also = [p_value(r.p_holm, True)] + ['transductive']*r.transductive + ['a null control']*(r.change == '+gain') + [r.setting]*many
         return f'`{r.change}` {points(r.difference)} points ({", ".join(also)})'
     return '\n'.join(f'- {g.sum()} of {len(table)} changes {what}' + (': ' + ', '.join(told(r) for r in table[g].itertuples()) if g.any() else '') + '.' for what, g in sign.items())
 

@@ -239,6 +239,7 @@ def test_the_conclusion_follows_the_table(made):
     help, hurt, same = C.conclude(t).splitlines()
     d = t.set_index('change')
     assert f'1 of 2 changes help: `+noise` +{100*d.difference["+noise"]:.1f} points' in help and '`-mixup`' in same and hurt == '- 0 of 2 changes hurt.'
+    assert 'null control' not in same and 'null control' in C.conclude(t.assign(change='+gain'))
     worse = C.conclude(t.assign(difference=-t.difference))
     assert '1 of 2 changes hurt: `+noise` −' in worse and 'transductive' in C.conclude(t.assign(transductive=True))
 
