@@ -226,17 +226,18 @@ def pairs_table(
     n_perm: int = 10000,     # exchanges
     whole=True               # systems that were scored on every fold? else pairs of ours of which one was not, on the folds and seeds that both have
 ) -> pd.DataFrame:           # system_a, system_b, b_ours, folds, what `compare` gives, p_holm and p_mcnemar_holm; a is ours, b a peer or ours
-    "Each of our systems against every other system, corrected for the number of pairs."
+    "Each of our systems against every other system that was asked the same classes, corrected for the number of pairs."
     runs = our_runs([protocol], results, corpora, recipes, whole)
     found, speakers = systems(protocol, results, corpora, recipes, runs), load_clips(results).set_index('clip').speaker
     full, known = set(complete_runs(runs, results).title) if len(runs) else set(), protocol in RANDOM
     name = found.system + np.where(found.transductive, ', per speaker', '')
+    name += np.where(found.duplicated(['recipe', 'system', 'transductive'], keep=False), ' from ' + found.trained, '')
     rows = []
     for i, j in ((i, j) for i in found.index[found.ours] for j in found.index if j > i):
         if not whole and (not found.ours[j] or {found.system[i], found.system[j]} <= full): continue
         a, b = found.pred[i], found.pred[j]
         if known and not found.ours[j]: a = a[a.pair.str.endswith('-0')]     # the peers' deal
-        if not len(both := _meet(a, b)): continue
+        if set(labels_of(a)) != set(labels_of(b)) or not len(both := _meet(a, b)): continue
         folds = sorted({int(p.split('-')[0]) for p in both.pair})
         rows.append(dict(system_a=name[i], system_b=name[j], b_ours=found.ours[j], folds=','.join(map(str, folds))) | compare(a, b, speakers, n_perm=n_perm))
     df = pd.DataFrame(rows, columns=None if rows else ['system_a', 'system_b', 'b_ours', 'folds', 'difference', 'p', 'p_mcnemar'])
@@ -456,7 +457,7 @@ def comparisons(
         out[name] = Comparison(title, table, shown, figure)
     gap = gap_table(results, corpora)
     if len(gap): add('gap', 'Every system, from known voices to another corpus', gap, show_gap(gap), lambda ax: plot_gap(gap, ax))
-    for p in ('random10', protocol):
+    for p in dict.fromkeys((*HONESTY, protocol)):
         pairs = pairs_table(p, results, corpora).sort_values('difference', ascending=False, ignore_index=True)
         if len(pairs): add(f'pairs_{p}', f'Pairs of systems, {p} protocol', pairs, show_differences(pairs))
     some = pairs_table(protocol, results, corpora, whole=False)

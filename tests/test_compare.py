@@ -249,18 +249,19 @@ def both(corpus):
               for s in range(10) for e in EMOTIONS if e not in ('calm', 'surprised') for i in range(4)]
     return pd.concat([corpus, pd.DataFrame(german, columns=R.CLIPS)], ignore_index=True)
 
-def cross(results, both, recipe, right, seed=0):
+SIX = [e for e in EMOTIONS if e not in ('calm', 'surprised')]
+
+def cross(results, both, recipe, right, seed=0, learnt='ravdess', labels=SIX):
     "From English to German, on the six emotions that both have."
     from ser_fastai.splits import split
     part = split(both, 'cross', 0)
     test, valid = both.iloc[part.test], both.iloc[part.valid]
-    six = [e for e in EMOTIONS if e not in ('calm', 'surprised')]
-    facts = dict(run=R.run_id(recipe, 'ravdess', 'cross', 0, seed, 'emodb'), **R.recipe_facts(recipe), corpora='ravdess', test_corpora='emodb', protocol='cross',
+    facts = dict(run=R.run_id(recipe, learnt, 'cross', 0, seed, 'emodb'), **R.recipe_facts(recipe), corpora=learnt, test_corpora='emodb', protocol='cross',
                  fold=0, seed=seed, n_params=1, n_train=len(part.train), seconds=1., device='cpu', versions={}, commit='')
-    def six_of(df, seed):
+    def asked(df, seed):
         p = predict(df, right, seed)
-        return p[['clip', 'truth']].join(p[six].div(p[six].sum(axis=1), axis=0))
-    R.save_run(facts, six_of(test, seed), six_of(valid, seed + 5), None, both, results)
+        return p[['clip', 'truth']].join(p[labels].div(p[labels].sum(axis=1), axis=0))
+    R.save_run(facts, asked(test, seed), asked(valid, seed + 5), None, both, results)
 
 def test_a_card_counts_the_clips_that_its_runs_were_taught(both, corpus, tmp_path):
     six = corpus[~corpus.emotion.isin(['calm', 'surprised'])]
@@ -271,6 +272,26 @@ def test_a_card_counts_the_clips_that_its_runs_were_taught(both, corpus, tmp_pat
     page = run_card(run.run, tmp_path)
     assert f'RAVDESS: {len(six)} clips of 12 speakers' in page and 'calm' not in page and f'each of its runs learnt from {run.n_train} of them' in page
     assert run.n_train + run.n_valid == len(six) and 'share no corpus and no speaker' in page
+
+def test_pairs_under_every_protocol(both, corpus, tmp_path):
+    from ser_fastai.splits import split
+    lstm = Recipe('lstm', model='lstm')
+    for recipe, right in ((SVM, .3), (lstm, .9)):
+        for f in range(2):
+            test = corpus.iloc[split(corpus, 'sentence', f).test]
+            facts = dict(run=R.run_id(recipe, 'ravdess', 'sentence', f, 0), **R.recipe_facts(recipe), corpora='ravdess', test_corpora='ravdess', protocol='sentence',
+                         fold=f, seed=0, n_params=1, n_train=9, seconds=1., device='cpu', versions={}, commit='')
+            R.save_run(facts, predict(test, right, f), None, None, corpus, tmp_path)
+        cross(tmp_path, both, recipe, right)
+    cross(tmp_path, both, SVM, .5, learnt='savee')                        # the same classes, from another corpus
+    cross(tmp_path, both, lstm, .5, learnt='tess', labels=[*SIX, 'surprised'])    # other classes: it stands beside none of them
+    made = C.comparisons(tmp_path)
+    assert made['pairs_sentence'].table.difference[0] < -.3 and len(made['pairs_sentence'].table) == 1 and 'pairs_cross' not in made
+    t = C.pairs_table('cross', tmp_path, corpora='emodb', n_perm=1024)
+    assert set(map(frozenset, zip(t.system_a, t.system_b))) == {frozenset(x) for x in [
+        ('SVM, mean MFCC from ravdess', 'SVM, mean MFCC from savee'), ('SVM, mean MFCC from ravdess', 'BiLSTM, log-mel from ravdess'), ('SVM, mean MFCC from savee', 'BiLSTM, log-mel from ravdess')]}
+    assert (t.n_speakers == 10).all() and (t.p >= 2/2**10).all() and (t.p_holm >= t.p).all() and 'speakers' not in ''.join(C.show_differences(t)['95 %'])
+    for c in made.values(): C.plt.close(c.figure) if c.figure else None
 
 def test_for_which_corpus_a_joint_model_works(both, tmp_path):
     from ser_fastai.splits import n_folds, split
