@@ -167,7 +167,7 @@ def plot_gap(
     table,    # as `gap_table` gives it
     ax=None   # axes to draw on
 ):            # the axes
-    "Each system's UAR under tests of rising honesty; bars are 95 % intervals."
+    "Each system's UAR under tests of rising honesty; bars are 95 % intervals, where there are speakers enough, and a thin line passes over a test that was not made."
     there = [p for p in HONESTY if p in set(table.protocol)]
     names = table.drop_duplicates(['recipe', 'system', 'transductive'])[['recipe', 'system', 'transductive', 'ours']]
     ax = ax or plt.subplots(figsize=(11, 6.5), layout='constrained')[1]
@@ -176,9 +176,12 @@ def plot_gap(
     for i, s in enumerate(names.itertuples()):
         t = table[(table.recipe == s.recipe) & (table.system == s.system) & (table.transductive == s.transductive)]
         color, k, n = (COLORS[k % len(COLORS)], k + 1, n) if s.ours else (peers[n], k, n + 1)
-        x = t.protocol.map(there.index) + .6*((i + .5)/len(names) - .5)
-        ax.errorbar(x, 100*t.uar, 100*np.stack([t.uar - t.uar_lo, t.uar_hi - t.uar]), fmt='o' if s.ours else 's', ms=6 if s.ours else 5, lw=1.4,
-                    ls='-' if s.ours else ':', color=color, label=fill(s.system + (', per speaker' if s.transductive else ''), 32), elinewidth=1.2, alpha=.95)
+        at, y = t.protocol.map(there.index).to_numpy(), 100*t.uar.to_numpy()
+        x = at + .6*((i + .5)/len(names) - .5)
+        known = [enough(n, p) for n, p in zip(t.n_speakers, t.protocol)]
+        ax.errorbar(x, y, 100*np.where(known, [t.uar - t.uar_lo, t.uar_hi - t.uar], np.nan), fmt='o' if s.ours else 's', ms=6 if s.ours else 5, color=color,
+                    label=fill(s.system.replace(' px', '\N{NO-BREAK SPACE}px') + (', per speaker' if s.transductive else ''), 34), elinewidth=1.2, alpha=.95)
+        for j in range(len(t) - 1): ax.plot(x[j:j + 2], y[j:j + 2], color=color, ls='-' if s.ours else ':', lw=1.4 if at[j + 1] - at[j] < 2 else .8)
     chance = table.groupby('protocol').classes.first().reindex(there)
     ax.hlines(100/chance, np.arange(len(there)) - .32, np.arange(len(there)) + .32, color='.6', lw=1, ls=(0, (1, 2)), label='guessing')
     ax.set_xticks(range(len(there)), [f'{p}\n' + fill(PROTOCOLS[p].about, 17) for p in there], fontsize=9)
@@ -350,11 +353,11 @@ def plot_ablation(
     table,    # as `ablation_table` gives it
     ax=None   # axes to draw on
 ):            # the axes
-    "What each change adds to or takes from the base, with 95 % intervals; filled where Holm's p is below 0.05."
+    "What each change adds to or takes from the base, with 95 % intervals, where there are speakers enough; filled where Holm's p is below 0.05."
     ax = ax or plt.subplots(figsize=(9, 1 + .38*len(table)), layout='constrained')[1]
     for y, r in enumerate(table.iloc[::-1].itertuples()):
         color = '#0072B2' if r.difference > 0 else '#D55E00'
-        ax.plot([100*r.difference_lo, 100*r.difference_hi], [y, y], color=color, lw=2)
+        if enough(r.n_speakers): ax.plot([100*r.difference_lo, 100*r.difference_hi], [y, y], color=color, lw=2)
         ax.plot(100*r.difference, y, 'o', color=color, mfc=color if r.p_holm < .05 else 'white', ms=8)
     ax.axvline(0, color='.4', lw=1)
     many = table.setting.nunique() > 1

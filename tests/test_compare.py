@@ -56,6 +56,17 @@ def test_gap_is_the_score_of_the_pooled_answers(made, corpus):
     assert list(C.show_gap(t.reset_index()).system)[0] == 'SVM, mean MFCC'
     assert C.plot_gap(t.reset_index()).get_ylim() == (0, 100)
 
+def test_the_picture_of_the_gap_tells_what_was_measured(made):
+    t = C.gap_table(made, n_boot=50)
+    ours = [t[t.ours].assign(protocol=p, uar=u, n_speakers=n) for p, u, n in (('random10', .7, 4), ('sentence', .6, 12), ('cross', .3, 4))]
+    t = pd.concat([*ours, t[~t.ours]], ignore_index=True)                # the peers are all that emobox has
+    ax = C.plot_gap(t.assign(uar_lo=t.uar - .1, uar_hi=t.uar + .1))
+    near, far = [line.get_linewidth() for line in ax.lines if len(line.get_xdata()) == 2]
+    assert far < near                                                    # it passes over emobox
+    bars = [np.ptp(b[:, 1]) if len(b) else 0 for b in ax.collections[0].get_segments()]
+    assert bars == pytest.approx([20, 20, 0])                            # four speakers have no interval, but at random it is over clips
+    C.plt.close(ax.figure)
+
 def test_pairs_are_the_same_clips_and_the_same_seeds(made):
     runs = R.load_runs(made)
     a, b = (C.answers(runs[runs.recipe == r], made) for r in ('ablation', 'ablation+noise'))
@@ -80,7 +91,8 @@ def test_ablation_finds_the_change_that_matters(made, tmp_path):
     t = C.ablation_table(made, n_perm=500).set_index('change')
     assert list(t.index) == ['+noise', '-mixup'] and t.runs.eq(12).all()
     assert t.difference['+noise'] > .2 and t.p_holm['+noise'] < .05 and t.p_holm['-mixup'] > .05
-    assert C.plot_ablation(t.reset_index()).get_xlabel() == 'change of UAR, points'
+    ax, few = (C.plot_ablation(t.reset_index().assign(n_speakers=n)) for n in (12, 4))
+    assert ax.get_xlabel() == 'change of UAR, points' and len(ax.lines) - len(few.lines) == 2       # four speakers have no intervals
     with pytest.raises(SerError, match='ser_run --recipes ablation'): C.ablation_table(tmp_path)
 
 def test_calibration_and_fairness(made, corpus):
