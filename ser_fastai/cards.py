@@ -10,11 +10,11 @@ __all__ = ['CITE', 'ABOUT', 'SCORES', 'data_of', 'licence_of', 'in_words', 'lice
 import pandas as pd
 
 # %% ../nbs/49_cards.ipynb #080ca908
-from .compare import answers, calibration, fairness_table, mean_temperature, model_title
+from .compare import answers, calibration, fairness_table, mean_temperature, model_title, show_fairness
 from .core import Recipe, SerError, results_path
 from .corpora import CORPORA
 from .evaluate import labels_of, recall_by_class
-from .results import RANDOM, enough, load_clips, load_predictions, load_runs, percent, read_run, summarise, to_markdown, whole_seeds
+from .results import FEW, RANDOM, enough, load_clips, load_predictions, load_runs, percent, read_run, summarise, to_markdown, whole_seeds
 from .splits import PROTOCOLS
 
 # %% ../nbs/49_cards.ipynb #2278cc90
@@ -125,7 +125,9 @@ def in_short(
     data, s = info['data'], unseen_scores(info)
     who = f'Trained on {data.get("speech", "recorded")} speech of {_n_speakers(data)} ({in_words(data.get("titles"))});'
     if not s: return f'{who} how it does on other speakers has not been measured.'
-    between = f' (95 % interval {100*s["accuracy_lo"]:.0f} to {100*s["accuracy_hi"]:.0f})' if 'accuracy_lo' in s else ''
+    n = s.get('speakers', float('inf'))
+    between = ('' if 'accuracy_lo' not in s else f' (95 % interval {100*s["accuracy_lo"]:.0f} to {100*s["accuracy_hi"]:.0f})' if enough(n)
+               else f' ({n} speakers, too few for an interval)')
     return f'{who} of speakers it had not heard, it got {100*s["accuracy"]:.0f} % right{between}, where guessing gets 1 in {len(info["labels"])}.'
 
 # %% ../nbs/49_cards.ipynb #0d610393
@@ -157,7 +159,7 @@ def _scores(info):
             for p, s in info['scores'].items() if isinstance(s, dict)]
     if not rows: return 'None were measured.'
     found = ', '.join(f'{k} {100*v:.0f} %' for k, v in unseen_scores(info).get('recall', {}).items())
-    return (f'{to_markdown(pd.DataFrame(rows))}\nPer cent, with 95 % intervals. They are those of the same recipe, trained without the clips it was tested on; '
+    return (f'{to_markdown(pd.DataFrame(rows))}\nPer cent, with 95 % intervals where there are speakers enough. They are those of the same recipe, trained without the clips it was tested on; '
             'the weights of this bundle were trained on all clips, so that none are left to test them.' +
             (f' Found, of the clips of each class by unseen speakers: {found}.' if found else ''))
 
@@ -188,8 +190,10 @@ def card(
 def _fairness(pred, results):
     _, gaps = fairness_table(pred, results)
     if not len(gaps): return 'The clips name no groups to compare.'
-    rows = [{'by': g.attribute, 'best': g.best, 'worst': g.worst, 'UAR, points apart': f'{100*g.difference:.1f} ({100*g.lower:.0f} to {100*g.upper:.0f})'} for g in gaps.itertuples()]
-    return f'{to_markdown(pd.DataFrame(rows))}\nOver the emotions that all groups have, with 95 % intervals; best and worst are picked after the fact, so of many groups some lie apart by chance.'
+    n = gaps.n_speakers.min()
+    few = '' if enough(n) else f' {n} speakers are too few for an interval, which needs {FEW}.'
+    return (f'{to_markdown(show_fairness(gaps))}\nUAR over the emotions that all groups have. Best and worst are picked after the fact, so of many groups some lie apart by chance: '
+            f'*by lot* is the mean distance of groups dealt by lot, and p how often they lie as far apart.{few}')
 
 def _calibration(runs, results):
     c = calibration(runs, results)
@@ -205,22 +209,27 @@ def run_card(
     if facts['status'] != 'done': raise SerError(f'{run} failed ({facts["error"]}): repeat it before it gets a card.')
     runs = runs[(runs.status == 'done') & (runs.recipe_hash == facts['recipe_hash']) & (runs.corpora == facts['corpora']) & (runs.test_corpora == facts['test_corpora'])]
     runs = whole_seeds(runs[runs.protocol == facts['protocol']], results)
-    clips = load_clips(results).replace('', None)
-    clips = clips[clips.corpus.isin(facts['corpora'].split(','))]
-    data = data_of(clips.assign(language=clips.corpus.map(lambda c: CORPORA[c].language if c in CORPORA else None)))
     pred, p = answers(runs, results), PROTOCOLS[facts['protocol']]
+    clips = load_clips(results).replace('', None)
+    clips = clips[clips.corpus.isin(facts['corpora'].split(',')) & clips.emotion.isin(labels_of(pred))]
+    data = data_of(clips.assign(language=clips.corpus.map(lambda c: CORPORA[c].language if c in CORPORA else None)))
+    inside = facts['corpora'] == facts['test_corpora']
+    there = (runs.n_train + runs.n_valid + runs.n_test*inside).max()
+    learnt = ' to '.join(map(str, dict.fromkeys([runs.n_train.min(), runs.n_train.max()])))
+    trained = (f' These are the clips of the classes that it was taught, and each of its runs learnt from {learnt} of them.' if len(clips) >= there else
+               f' These are the clips that the results name, of {there} of the classes that it was taught; each of its runs learnt from {learnt}.')
     score = summarise(runs, results, parts=['test']).iloc[0]
     shown = {'protocol': f'`{facts["protocol"]}`', 'folds': score.folds, 'seeds': score.seeds, 'clips': score.n_clips, 'speakers': score.n_speakers,
              **_scored(score, facts['protocol'], score.n_speakers)}
     found = ', '.join(f'{k} {100*v:.0f} %' for k, v in recall_by_class(pred).dropna().items())
-    promise = f'Test and training share no {in_words(p.unseen)}.' if p.unseen else 'The test speakers were heard in training, so the score says nothing of new speakers.'
-    tested = '' if facts['corpora'] == facts['test_corpora'] else f' It was tested on {facts["test_corpora"]}.'
+    promise = f'Test and training share no {" and no ".join(p.unseen)}.' if p.unseen else 'The test speakers were heard in training, so the score says nothing of new speakers.'
+    tested = '' if inside else f' It was tested on {facts["test_corpora"]}.'
     settings = {k: facts[k] for k in ('arch', 'weights', 'size', 'epochs', 'trim', 'transductive', 'n_params', 'recipe_hash') if facts[k]}
     parts = {
         'What it is': f'{model_title(facts)}: {", ".join(f"{k} {v}" for k, v in settings.items())}. It gives the probability of each of {in_words(labels_of(pred))}.',
-        'Training data': _data(dict(data=data)),
+        'Training data': _data(dict(data=data)) + trained,
         'Protocol': f'`{facts["protocol"]}`: {p.about}. {promise}{tested}',
-        'Scores': f'{to_markdown(pd.DataFrame([shown]))}\nPer cent, with 95 % intervals, all folds and seeds pooled. Found, of the clips of each class: {found}.',
+        'Scores': f'{to_markdown(pd.DataFrame([shown]))}\nPer cent, with 95 % intervals where there are speakers enough, all folds and seeds pooled. Found, of the clips of each class: {found}.',
         'Fairness': _fairness(pred, results),
         'Calibration': _calibration(runs, results),
         'Limits': _limits(dict(data=data)),

@@ -6,7 +6,7 @@
 __all__ = ['PEERS', 'HONESTY', 'GROUPS', 'Comparison', 'load_peers', 'model_name', 'model_title', 'model_titles', 'answers',
            'our_runs', 'systems', 'gap_table', 'show_gap', 'plot_gap', 'together', 'compare', 'pairs_table', 'points',
            'p_value', 'show_differences', 'setting', 'ablation_runs', 'ablation_table', 'show_ablation', 'conclude',
-           'plot_ablation', 'mean_temperature', 'calibration', 'calibration_table', 'fairness_table',
+           'plot_ablation', 'mean_temperature', 'calibration', 'calibration_table', 'fairness_table', 'show_fairness',
            'best_by_validation', 'comparisons']
 
 # %% ../nbs/10a_compare.ipynb #d9d2579f
@@ -167,7 +167,7 @@ def plot_gap(
     table,    # as `gap_table` gives it
     ax=None   # axes to draw on
 ):            # the axes
-    "Each system's UAR under tests of rising honesty; bars are 95 % intervals."
+    "Each system's UAR under tests of rising honesty; bars are 95 % intervals, where there are speakers enough, and a thin line passes over a test that was not made."
     there = [p for p in HONESTY if p in set(table.protocol)]
     names = table.drop_duplicates(['recipe', 'system', 'transductive'])[['recipe', 'system', 'transductive', 'ours']]
     ax = ax or plt.subplots(figsize=(11, 6.5), layout='constrained')[1]
@@ -176,9 +176,12 @@ def plot_gap(
     for i, s in enumerate(names.itertuples()):
         t = table[(table.recipe == s.recipe) & (table.system == s.system) & (table.transductive == s.transductive)]
         color, k, n = (COLORS[k % len(COLORS)], k + 1, n) if s.ours else (peers[n], k, n + 1)
-        x = t.protocol.map(there.index) + .6*((i + .5)/len(names) - .5)
-        ax.errorbar(x, 100*t.uar, 100*np.stack([t.uar - t.uar_lo, t.uar_hi - t.uar]), fmt='o' if s.ours else 's', ms=6 if s.ours else 5, lw=1.4,
-                    ls='-' if s.ours else ':', color=color, label=fill(s.system + (', per speaker' if s.transductive else ''), 32), elinewidth=1.2, alpha=.95)
+        at, y = t.protocol.map(there.index).to_numpy(), 100*t.uar.to_numpy()
+        x = at + .6*((i + .5)/len(names) - .5)
+        known = [enough(n, p) for n, p in zip(t.n_speakers, t.protocol)]
+        ax.errorbar(x, y, 100*np.where(known, [t.uar - t.uar_lo, t.uar_hi - t.uar], np.nan), fmt='o' if s.ours else 's', ms=6 if s.ours else 5, color=color,
+                    label=fill(s.system.replace(' px', '\N{NO-BREAK SPACE}px') + (', per speaker' if s.transductive else ''), 34), elinewidth=1.2, alpha=.95)
+        for j in range(len(t) - 1): ax.plot(x[j:j + 2], y[j:j + 2], color=color, ls='-' if s.ours else ':', lw=1.4 if at[j + 1] - at[j] < 2 else .8)
     chance = table.groupby('protocol').classes.first().reindex(there)
     ax.hlines(100/chance, np.arange(len(there)) - .32, np.arange(len(there)) + .32, color='.6', lw=1, ls=(0, (1, 2)), label='guessing')
     ax.set_xticks(range(len(there)), [f'{p}\n' + fill(PROTOCOLS[p].about, 17) for p in there], fontsize=9)
@@ -226,17 +229,18 @@ def pairs_table(
     n_perm: int = 10000,     # exchanges
     whole=True               # systems that were scored on every fold? else pairs of ours of which one was not, on the folds and seeds that both have
 ) -> pd.DataFrame:           # system_a, system_b, b_ours, folds, what `compare` gives, p_holm and p_mcnemar_holm; a is ours, b a peer or ours
-    "Each of our systems against every other system, corrected for the number of pairs."
+    "Each of our systems against every other system that was asked the same classes, corrected for the number of pairs."
     runs = our_runs([protocol], results, corpora, recipes, whole)
     found, speakers = systems(protocol, results, corpora, recipes, runs), load_clips(results).set_index('clip').speaker
     full, known = set(complete_runs(runs, results).title) if len(runs) else set(), protocol in RANDOM
     name = found.system + np.where(found.transductive, ', per speaker', '')
+    name += np.where(found.duplicated(['recipe', 'system', 'transductive'], keep=False), ' from ' + found.trained, '')
     rows = []
     for i, j in ((i, j) for i in found.index[found.ours] for j in found.index if j > i):
         if not whole and (not found.ours[j] or {found.system[i], found.system[j]} <= full): continue
         a, b = found.pred[i], found.pred[j]
         if known and not found.ours[j]: a = a[a.pair.str.endswith('-0')]     # the peers' deal
-        if not len(both := _meet(a, b)): continue
+        if set(labels_of(a)) != set(labels_of(b)) or not len(both := _meet(a, b)): continue
         folds = sorted({int(p.split('-')[0]) for p in both.pair})
         rows.append(dict(system_a=name[i], system_b=name[j], b_ours=found.ours[j], folds=','.join(map(str, folds))) | compare(a, b, speakers, n_perm=n_perm))
     df = pd.DataFrame(rows, columns=None if rows else ['system_a', 'system_b', 'b_ours', 'folds', 'difference', 'p', 'p_mcnemar'])
@@ -277,23 +281,32 @@ def setting(
     "Network, last size and epochs: what no change of an ablation touches."
     return ', '.join(filter(None, [run['arch'], run['size'] and f'{run["size"].split("-")[-1]} px', f'{run["epochs"]} epochs']))
 
+_about = {'-imagenet': 'weights', '-resizing': 'size', '-trimming': 'trim', '+standardise': 'transductive'}  # the other changes share these facts with their base
+
 def ablation_runs(
     results=None,            # the results folder
     base: str = 'ablation',  # name of the base recipe; the changes are called base-… and base+…
     protocol: str = 'emobox',
     corpora: str = 'ravdess'
 ) -> tuple:                  # facts of runs with `setting`, one variant each of the base and of each change; titles of those left out
-    "The runs of an ablation."
+    "The runs of an ablation: a change counts where it differs from the base of its setting, as far as facts tell, in what it is about alone."
     runs = load_runs(results)
     runs = complete_runs(runs[(runs.protocol == protocol) & (runs.corpora == corpora) & (runs.test_corpora == corpora)], results)
     runs = runs[runs.recipe.str.match(rf'{base}([+-]|$)')]
     runs = runs.assign(setting=[setting(r) for _, r in runs.iterrows()])
     if not (runs.recipe == base).any(): raise SerError(f'{base} has not been run on every fold of {protocol}: ser_run --recipes {base} --protocol {protocol}')
     most = runs.groupby(MODEL, dropna=False).run.transform('size')
-    best = runs.assign(most=-most).sort_values(['most', 'recipe_hash', 'weights']).drop_duplicates(['setting', 'recipe']).set_index(['setting', 'recipe'])
-    same = [all(str(r[m]) == str(best.loc[(r.setting, r.recipe), m]) for m in MODEL if m != 'recipe') and (r.setting, base) in best.index for _, r in runs.iterrows()]
-    left = runs[[not x for x in same]].drop_duplicates(MODEL)
-    return runs[same], [f'{r.recipe} ({r.setting}, recipe {r.recipe_hash})' for r in left.itertuples()]
+    usual = runs.assign(most=-most).sort_values(['most', 'recipe_hash', 'weights'])
+    bases = usual[usual.recipe == base].drop_duplicates('setting').set_index('setting')
+    def odd(r):
+        "Why a run belongs to no base, or in which facts it differs from its base without saying so."
+        if r.setting not in bases.index: return ['no base']
+        return [f'{k} {r[k]}' for k in _about.values() if str(r[k]) != str(bases[k][r.setting]) and k != _about.get(r.recipe.removeprefix(base))]
+    usual = usual.assign(odd=[', '.join(odd(r)) for _, r in usual.iterrows()])
+    best = usual[usual.odd == ''].drop_duplicates(['setting', 'recipe'])
+    kept = usual.merge(best[['setting', *MODEL]]).run
+    left = usual[~usual.run.isin(kept)].drop_duplicates(MODEL)
+    return runs[runs.run.isin(kept)], [f'{r.recipe} ({", ".join(filter(None, [r.setting, f"recipe {r.recipe_hash}", r.odd]))})' for r in left.itertuples()]
 
 def ablation_table(
     results=None,            # the results folder
@@ -332,7 +345,7 @@ def conclude(
     sign = dict(zip(['help', 'hurt', 'cannot be told from the base'],
                     [(table.p_holm < alpha) & (table.difference > 0), (table.p_holm < alpha) & (table.difference < 0), ~(table.p_holm < alpha)]))
     def told(r):
-        also = [p_value(r.p_holm, True)] + ['transductive']*r.transductive + [r.setting]*many
+        also = [p_value(r.p_holm, True)] + ['transductive']*r.transductive + ['a null control']*(r.change == '+gain') + [r.setting]*many
         return f'`{r.change}` {points(r.difference)} points ({", ".join(also)})'
     return '\n'.join(f'- {g.sum()} of {len(table)} changes {what}' + (': ' + ', '.join(told(r) for r in table[g].itertuples()) if g.any() else '') + '.' for what, g in sign.items())
 
@@ -340,11 +353,11 @@ def plot_ablation(
     table,    # as `ablation_table` gives it
     ax=None   # axes to draw on
 ):            # the axes
-    "What each change adds to or takes from the base, with 95 % intervals; filled where Holm's p is below 0.05."
+    "What each change adds to or takes from the base, with 95 % intervals, where there are speakers enough; filled where Holm's p is below 0.05."
     ax = ax or plt.subplots(figsize=(9, 1 + .38*len(table)), layout='constrained')[1]
     for y, r in enumerate(table.iloc[::-1].itertuples()):
         color = '#0072B2' if r.difference > 0 else '#D55E00'
-        ax.plot([100*r.difference_lo, 100*r.difference_hi], [y, y], color=color, lw=2)
+        if enough(r.n_speakers): ax.plot([100*r.difference_lo, 100*r.difference_hi], [y, y], color=color, lw=2)
         ax.plot(100*r.difference, y, 'o', color=color, mfc=color if r.p_holm < .05 else 'white', ms=8)
     ax.axvline(0, color='.4', lw=1)
     many = table.setting.nunique() > 1
@@ -391,8 +404,8 @@ def fairness_table(
     results=None,   # the results folder
     by=GROUPS,      # columns of clips.csv
     n_boot: int = 1000
-) -> tuple:         # one row a group: attribute, group, n, score, lo, hi; one row an attribute: attribute, best, worst, gap and its interval, and `shuffled`
-    "UAR by group, and the distance between the best and the worst group, over the emotions that all groups have, beside that of groups dealt by lot."
+) -> tuple:         # one row a group: attribute, group, n, score, lo, hi; one row an attribute: attribute, n_speakers, best, worst, difference, lower, upper, shuffled, p
+    "UAR by group, and the distance between the best and the worst group, over the emotions that all groups have, beside that of groups dealt by lot; no interval over fewer than `FEW` speakers."
     about = load_clips(results).set_index('clip').loc[pred['clip']]
     groups, gaps = [], []
     for k in by:
@@ -401,10 +414,23 @@ def fairness_table(
         part = pred[known].drop(columns='pair', errors='ignore').reset_index(drop=True)
         g = about[k][known].to_numpy()
         who = part['clip'].to_numpy() if k == 'speaker' else about.speaker[known].to_numpy()
-        groups.append(group_scores(part, g, who, n_boot=n_boot).assign(attribute=k))
         of_people = k != 'speaker' and (about[k][known].groupby(about.speaker[known]).nunique() == 1).all()   # else clips are dealt
-        gaps.append(dict(attribute=k) | gap(part, g, who, n_boot=n_boot)._asdict() | dict(shuffled=shuffled_gap(part, g, about.speaker[known] if of_people else part['clip'])))
+        chance = shuffled_gap(part, g, about.speaker[known] if of_people else part['clip'])
+        n = about.speaker[known].nunique()
+        groups.append(group_scores(part, g, who, n_boot=n_boot).assign(attribute=k))
+        gaps.append(dict(attribute=k, n_speakers=n) | gap(part, g, who, n_boot=n_boot)._asdict() | dict(shuffled=chance.mean, p=chance.p))
+        if enough(n): continue
+        gaps[-1] |= dict(lower=np.nan, upper=np.nan)
+        if k != 'speaker': groups[-1] = groups[-1].assign(lo=np.nan, hi=np.nan)    # one speaker's interval is over clips
     return (pd.concat(groups, ignore_index=True) if groups else pd.DataFrame()), pd.DataFrame(gaps)
+
+def show_fairness(
+    gaps             # of `fairness_table`
+) -> pd.DataFrame:   # all text
+    "The gaps as they are read, in points of UAR."
+    return pd.DataFrame([{'by': r.attribute, 'best': r.best, 'worst': r.worst, 'points apart': f'{100*r.difference:.1f}',
+                          '95 %': f'{r.n_speakers} speakers' if pd.isna(r.lower) else ' to '.join(points(x).strip('+') for x in (r.lower, r.upper)),
+                          'by lot': '' if pd.isna(r.shuffled) else f'{100*r.shuffled:.1f}', 'p': p_value(r.p)} for r in gaps.itertuples()])
 
 # %% ../nbs/10a_compare.ipynb #7dcc6c25
 def best_by_validation(
@@ -434,7 +460,7 @@ def comparisons(
         out[name] = Comparison(title, table, shown, figure)
     gap = gap_table(results, corpora)
     if len(gap): add('gap', 'Every system, from known voices to another corpus', gap, show_gap(gap), lambda ax: plot_gap(gap, ax))
-    for p in ('random10', protocol):
+    for p in dict.fromkeys((*HONESTY, protocol)):
         pairs = pairs_table(p, results, corpora).sort_values('difference', ascending=False, ignore_index=True)
         if len(pairs): add(f'pairs_{p}', f'Pairs of systems, {p} protocol', pairs, show_differences(pairs))
     some = pairs_table(protocol, results, corpora, whole=False)
@@ -448,7 +474,7 @@ def comparisons(
         best = best_by_validation(ours)
         groups, gaps = fairness_table(answers(best, results), results)
         if len(groups):
-            add('fairness', f'For whom: {best.title.iloc[0]}, {protocol} protocol', groups, gaps.round(3).rename(columns=dict(shuffled='difference of shuffled groups')),
+            add('fairness', f'For whom: {best.title.iloc[0]}, {protocol} protocol', groups, show_fairness(gaps),
                 lambda ax: plot_groups(groups[groups.attribute != 'speaker'], ax), (8, 4))
     try: ablation = ablation_table(results, corpora=corpora)
     except SerError: ablation = ()

@@ -2,7 +2,7 @@
 import numpy as np, pandas as pd, pytest
 from dataclasses import replace
 from ser_fastai import compare as C, results as R
-from ser_fastai.cards import run_card
+from ser_fastai.cards import in_short, run_card
 from ser_fastai.core import EMOTIONS, Recipe, SerError
 from ser_fastai.evaluate import accuracy, counts, uar
 
@@ -56,6 +56,17 @@ def test_gap_is_the_score_of_the_pooled_answers(made, corpus):
     assert list(C.show_gap(t.reset_index()).system)[0] == 'SVM, mean MFCC'
     assert C.plot_gap(t.reset_index()).get_ylim() == (0, 100)
 
+def test_the_picture_of_the_gap_tells_what_was_measured(made):
+    t = C.gap_table(made, n_boot=50)
+    ours = [t[t.ours].assign(protocol=p, uar=u, n_speakers=n) for p, u, n in (('random10', .7, 4), ('sentence', .6, 12), ('cross', .3, 4))]
+    t = pd.concat([*ours, t[~t.ours]], ignore_index=True)                # the peers are all that emobox has
+    ax = C.plot_gap(t.assign(uar_lo=t.uar - .1, uar_hi=t.uar + .1))
+    near, far = [line.get_linewidth() for line in ax.lines if len(line.get_xdata()) == 2]
+    assert far < near                                                    # it passes over emobox
+    bars = [np.ptp(b[:, 1]) if len(b) else 0 for b in ax.collections[0].get_segments()]
+    assert bars == pytest.approx([20, 20, 0])                            # four speakers have no interval, but at random it is over clips
+    C.plt.close(ax.figure)
+
 def test_pairs_are_the_same_clips_and_the_same_seeds(made):
     runs = R.load_runs(made)
     a, b = (C.answers(runs[runs.recipe == r], made) for r in ('ablation', 'ablation+noise'))
@@ -80,7 +91,8 @@ def test_ablation_finds_the_change_that_matters(made, tmp_path):
     t = C.ablation_table(made, n_perm=500).set_index('change')
     assert list(t.index) == ['+noise', '-mixup'] and t.runs.eq(12).all()
     assert t.difference['+noise'] > .2 and t.p_holm['+noise'] < .05 and t.p_holm['-mixup'] > .05
-    assert C.plot_ablation(t.reset_index()).get_xlabel() == 'change of UAR, points'
+    ax, few = (C.plot_ablation(t.reset_index().assign(n_speakers=n)) for n in (12, 4))
+    assert ax.get_xlabel() == 'change of UAR, points' and len(ax.lines) - len(few.lines) == 2       # four speakers have no intervals
     with pytest.raises(SerError, match='ser_run --recipes ablation'): C.ablation_table(tmp_path)
 
 def test_calibration_and_fairness(made, corpus):
@@ -90,6 +102,27 @@ def test_calibration_and_fairness(made, corpus):
     assert set(gaps.attribute) == {'gender', 'intensity', 'speaker'} and len(groups[groups.attribute == 'speaker']) == 12
     neutral = corpus.emotion == 'neutral'
     assert groups[groups.attribute == 'intensity'].n.sum() == (~neutral).sum()      # neutral is never strong
+
+def test_how_often_chance_sets_groups_as_far_apart(corpus, tmp_path):
+    "Women are recognised and men are not; the two intensities are alike."
+    pred = pd.concat([predict(corpus[corpus.gender == g], right, 0) for g, right in dict(female=.9, male=.2).items()], ignore_index=True)
+    R.merge_clips(corpus, tmp_path)
+    gaps = C.fairness_table(pred, tmp_path, n_boot=50)[1].set_index('attribute')
+    assert gaps.p['gender'] < .02 < .1 < gaps.p['intensity'] and (gaps.difference - gaps.shuffled)['gender'] > .2
+    shown = C.show_fairness(gaps.reset_index()).set_index('by')
+    assert shown.p['gender'] == f'{gaps.p["gender"]:.3f}' and shown['95 %']['gender'].count(' to ') == 1 and (gaps.n_speakers == 12).all()
+
+def test_a_handful_of_speakers_has_no_interval(corpus, tmp_path):
+    save(tmp_path, corpus, SVM, .5, folds=[0])                           # two actors
+    runs = R.load_runs(tmp_path)
+    groups, gaps = C.fairness_table(C.answers(runs, tmp_path), tmp_path, n_boot=50)
+    assert gaps[['lower', 'upper']].isna().all(axis=None) and gaps.difference.notna().all()
+    assert groups.lo.notna().eq(groups.attribute == 'speaker').all()     # a speaker's own interval is over clips
+    page = run_card(runs.run[0], tmp_path)
+    assert '| 2 speakers |' in page and '2 speakers are too few for an interval' in page and 'nan' not in page
+    scores = dict(accuracy=.5, accuracy_lo=.4, accuracy_hi=.6, unseen_speakers=True)
+    said = {n: in_short(dict(data={}, labels='ab', scores=dict(emobox=scores | dict(speakers=n)))) for n in (9, 10)}
+    assert '50 % right (9 speakers, too few for an interval)' in said[9] and '(95 % interval 40 to 60)' in said[10]
 
 def test_a_clip_that_nobody_answered_is_missed(made, corpus, tmp_path):
     import shutil
@@ -200,19 +233,80 @@ def test_an_ablation_with_two_bases(made, corpus, tmp_path):
     assert len(there['ablation'].table) == 3 and 'transductive' in there['ablation'].shown
     for c in there.values(): C.plt.close(c.figure) if c.figure else None
 
+def test_a_change_is_a_single_one(corpus, tmp_path):
+    base = replace(BASE, weights='a@1')
+    save(tmp_path, corpus, base, .4)
+    for name, right, seeds, change in [('-imagenet', .2, [0], dict(weights='scratch')), ('-trimming', .4, [0], dict(trim=False)), ('-mixup', .8, [0], dict(mixup=.1)),
+                                       ('-mixup', .2, [0, 1], dict(mixup=.1, weights='b@2')),   # more runs, and another file of weights
+                                       ('+shift', .4, [0], dict(shift=.1, weights='b@2')), ('+noise', .4, [0], dict(waveform='noise', trim=False))]:
+        save(tmp_path, corpus, replace(base, name=base.name + name, **change), right, seeds=seeds)
+    t = C.ablation_table(tmp_path, n_perm=50)
+    assert set(t.change) == {'-imagenet', '-trimming', '-mixup'} and t.set_index('change').difference['-mixup'] > .2
+    left = sorted(t.attrs['left_out'])
+    assert [x.split(' (')[0].removeprefix('ablation') for x in left] == ['+noise', '+shift', '-mixup']
+    assert [x.split(', ')[-1] for x in left] == ['trim False)', 'weights b@2)', 'weights b@2)']
+
 def test_the_conclusion_follows_the_table(made):
     t = C.ablation_table(made, n_perm=500)
     help, hurt, same = C.conclude(t).splitlines()
     d = t.set_index('change')
     assert f'1 of 2 changes help: `+noise` +{100*d.difference["+noise"]:.1f} points' in help and '`-mixup`' in same and hurt == '- 0 of 2 changes hurt.'
+    assert 'null control' not in same and 'null control' in C.conclude(t.assign(change='+gain'))
     worse = C.conclude(t.assign(difference=-t.difference))
     assert '1 of 2 changes hurt: `+noise` −' in worse and 'transductive' in C.conclude(t.assign(transductive=True))
 
-def test_for_which_corpus_a_joint_model_works(corpus, tmp_path):
-    from ser_fastai.splits import n_folds, split
+@pytest.fixture(scope='module')
+def both(corpus):
     german = [(f'emodb/{s:02}/{e}-{i}', 'emodb', f'emodb_{s:02}', 'female' if s % 2 else 'male', e, '', 'a01', str(i), 2.)
               for s in range(10) for e in EMOTIONS if e not in ('calm', 'surprised') for i in range(4)]
-    both = pd.concat([corpus, pd.DataFrame(german, columns=R.CLIPS)], ignore_index=True)
+    return pd.concat([corpus, pd.DataFrame(german, columns=R.CLIPS)], ignore_index=True)
+
+SIX = [e for e in EMOTIONS if e not in ('calm', 'surprised')]
+
+def cross(results, both, recipe, right, seed=0, learnt='ravdess', labels=SIX):
+    "From English to German, on the six emotions that both have."
+    from ser_fastai.splits import split
+    part = split(both, 'cross', 0)
+    test, valid = both.iloc[part.test], both.iloc[part.valid]
+    facts = dict(run=R.run_id(recipe, learnt, 'cross', 0, seed, 'emodb'), **R.recipe_facts(recipe), corpora=learnt, test_corpora='emodb', protocol='cross',
+                 fold=0, seed=seed, n_params=1, n_train=len(part.train), seconds=1., device='cpu', versions={}, commit='')
+    def asked(df, seed):
+        p = predict(df, right, seed)
+        return p[['clip', 'truth']].join(p[labels].div(p[labels].sum(axis=1), axis=0))
+    R.save_run(facts, asked(test, seed), asked(valid, seed + 5), None, both, results)
+
+def test_a_card_counts_the_clips_that_its_runs_were_taught(both, corpus, tmp_path):
+    six = corpus[~corpus.emotion.isin(['calm', 'surprised'])]
+    cross(tmp_path, both, SVM, .4)
+    run = R.load_runs(tmp_path).iloc[0]
+    assert f'of {len(six)} of the classes that it was taught' in run_card(run.run, tmp_path)       # of the training corpus only validation clips are named so far
+    R.merge_clips(corpus, tmp_path)
+    page = run_card(run.run, tmp_path)
+    assert f'RAVDESS: {len(six)} clips of 12 speakers' in page and 'calm' not in page and f'each of its runs learnt from {run.n_train} of them' in page
+    assert run.n_train + run.n_valid == len(six) and 'share no corpus and no speaker' in page
+
+def test_pairs_under_every_protocol(both, corpus, tmp_path):
+    from ser_fastai.splits import split
+    lstm = Recipe('lstm', model='lstm')
+    for recipe, right in ((SVM, .3), (lstm, .9)):
+        for f in range(2):
+            test = corpus.iloc[split(corpus, 'sentence', f).test]
+            facts = dict(run=R.run_id(recipe, 'ravdess', 'sentence', f, 0), **R.recipe_facts(recipe), corpora='ravdess', test_corpora='ravdess', protocol='sentence',
+                         fold=f, seed=0, n_params=1, n_train=9, seconds=1., device='cpu', versions={}, commit='')
+            R.save_run(facts, predict(test, right, f), None, None, corpus, tmp_path)
+        cross(tmp_path, both, recipe, right)
+    cross(tmp_path, both, SVM, .5, learnt='savee')                        # the same classes, from another corpus
+    cross(tmp_path, both, lstm, .5, learnt='tess', labels=[*SIX, 'surprised'])    # other classes: it stands beside none of them
+    made = C.comparisons(tmp_path)
+    assert made['pairs_sentence'].table.difference[0] < -.3 and len(made['pairs_sentence'].table) == 1 and 'pairs_cross' not in made
+    t = C.pairs_table('cross', tmp_path, corpora='emodb', n_perm=1024)
+    assert set(map(frozenset, zip(t.system_a, t.system_b))) == {frozenset(x) for x in [
+        ('SVM, mean MFCC from ravdess', 'SVM, mean MFCC from savee'), ('SVM, mean MFCC from ravdess', 'BiLSTM, log-mel from ravdess'), ('SVM, mean MFCC from savee', 'BiLSTM, log-mel from ravdess')]}
+    assert (t.n_speakers == 10).all() and (t.p >= 2/2**10).all() and (t.p_holm >= t.p).all() and 'speakers' not in ''.join(C.show_differences(t)['95 %'])
+    for c in made.values(): C.plt.close(c.figure) if c.figure else None
+
+def test_for_which_corpus_a_joint_model_works(both, tmp_path):
+    from ser_fastai.splits import n_folds, split
     for f in range(n_folds(both, 'emobox')):
         test = both.iloc[split(both, 'emobox', f).test]
         pred = pd.concat([predict(test[test.corpus == c], right, f) for c, right in dict(ravdess=.7, emodb=.3).items()])

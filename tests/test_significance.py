@@ -175,11 +175,20 @@ def test_shuffled_gap_is_what_chance_gives(rng):
             i = np.flatnonzero(pred.truth == t)
             dealt[i] = dealt[r.permutation(i)]
         lots.append(gap(pred, dealt, pred['clip'], n_boot=2).difference)
-    assert shuffled_gap(pred, by, pred['clip']) == pytest.approx(np.mean(lots), rel=.25)
+    assert shuffled_gap(pred, by, pred['clip']).mean == pytest.approx(np.mean(lots), rel=.25)
     five = pd.concat([pred]*5, ignore_index=True)                                  # more answers to the same clips are no more clips
     assert shuffled_gap(five, np.tile(by, 5), five['clip']) == pytest.approx(shuffled_gap(pred, by, pred['clip']))
     sure = pred.assign(**{e: (pred.truth == e).astype(float) for e in pred if e not in ('clip', 'truth')})
-    assert shuffled_gap(sure, by, sure['clip']) == 0
+    assert shuffled_gap(sure, by, sure['clip']) == (0, 1)
+
+def test_p_of_a_gap_by_hand():
+    "Two of four speakers are always right: of the six ways to deal two and two, two set them apart as the groups do, by 1, and four not at all."
+    who = np.repeat(np.arange(4), 2)
+    found = shuffled_gap(system(who < 2), np.where(who < 2, 'x', 'y'), who, accuracy, n_shuffles=899)
+    k = round(899*found.mean)
+    assert found == pytest.approx((k/899, (k + 1)/900)) and 250 < k < 350
+    assert shuffled_gap(system(who % 2 == 0), np.where(who < 2, 'x', 'y'), who, accuracy).p == 1   # no gap: every deal is as wide
+    assert np.isnan(shuffled_gap(system(np.ones(2)), ['x', 'y'], [0, 1])).all()                     # no emotion in common
 
 def test_plot_groups(rng):
     pred = predictions(rng)
