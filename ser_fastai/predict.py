@@ -477,17 +477,19 @@ def predict_paths(
         answers = p.timelines(found)
         if format == 'table' or not sys.stdout.isatty():   # else what is printed shows how far they are
             answers = progress(answers, total=len(found), desc='predict', leave=False, delay=1)
-        for path, t in zip(found, answers):
-            if isinstance(t, SerError):
-                lost.append(str(t).replace(str(piped), piped.name))
-                continue
-            name, n_read = '-' if path == piped else str(path), n_read + 1
-            rows.append(p.row(name, t, threshold))
-            if timeline: parts[name] = t.assign(emotion=t.emotion.where(t.confidence >= threshold, UNCERTAIN)), segments(t, threshold)
-            if plot: _draw(name, t, plot, threshold, names)
-            if format != 'table': show()
-    if rows: show()
-    for sentence in lost: print(_plain(sentence), file=sys.stderr)
+        try:
+            for path, t in zip(found, answers):
+                if isinstance(t, SerError):
+                    lost.append(str(t).replace(str(piped), piped.name))
+                    continue
+                name, n_read = '-' if path == piped else str(path), n_read + 1
+                if timeline: parts[name] = t.assign(emotion=t.emotion.where(t.confidence >= threshold, UNCERTAIN)), segments(t, threshold)
+                rows.append(p.row(name, t, threshold))
+                if plot: _draw(name, t, plot, threshold, names)
+                if format != 'table': show()
+        finally:   # what is done is shown, though a picture cannot be written or someone has interrupted
+            if rows: show()
+            for sentence in lost: print(_plain(sentence), file=sys.stderr)
     return 0 if not lost and n_read else 1 if n_read else 2
 
 PIPED = 2**32   # bytes that are taken from standard input

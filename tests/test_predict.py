@@ -490,6 +490,22 @@ def test_timeline_of_the_command(bundles, tmp_path, capsys):
     (tmp_path/'file').write_text('')
     with pytest.raises(SerError, match='cannot be written'): P.predict_paths(paths[:1], bundles/'svm', plot=tmp_path/'file')
 
+@pytest.mark.parametrize('format', P.PRINT)
+@pytest.mark.parametrize('how', [KeyboardInterrupt, SerError('pictures cannot be written: name another folder.')], ids=['interrupted', 'no picture'])
+def test_what_is_done_is_shown_though_the_rest_fails(how, format, bundles, corpus, tmp_path, capsys, monkeypatch):
+    "The rows that there are, and the sentences; then the failure goes its way."
+    draw = P._draw
+    def draw_one(path, timeline, folder, threshold, used):
+        if used: raise how
+        draw(path, timeline, folder, threshold, used)
+    monkeypatch.setattr(P, '_draw', draw_one)
+    (tmp_path/'broken.wav').write_text('no sound')
+    with pytest.raises(type(how) if how is not KeyboardInterrupt else how):
+        P.predict_paths([tmp_path/'broken.wav', *corpus.path[:3]], bundles/'svm', format=format, timeline=True, plot=tmp_path/'pictures')
+    out, err = capsys.readouterr()
+    told = [str(path) in out for path in corpus.path[:3]]
+    assert told == [True, True, False] and len(err.splitlines()) == 1 and 'broken.wav cannot be read' in err
+
 def test_a_day_of_sound_is_drawn_and_cut():
     "Segments of 24 hours: as a matrix of stretches by windows it would be 27 GB."
     start = np.arange(0, 24*3600, 1.5)
