@@ -8,7 +8,7 @@ __all__ = ['THRESHOLD', 'CSS', 'CAM', 'OCCLUSION', 'EXAMPLES', 'OFFLINE', 'CANNO
            'example_clips', 'build_app', 'check_port', 'serving', 'serve']
 
 # %% ../nbs/52_app.ipynb #9e0a98e6
-import base64, io, json, os, re, shutil, signal, socket, tempfile, threading, time
+import base64, io, json, math, os, re, shutil, signal, socket, tempfile, threading, time
 from contextlib import contextmanager, suppress
 from copy import copy
 from html import escape
@@ -320,10 +320,10 @@ def check_port(
     host: str,
     port: int
 ):
-    "Refuse a port that is taken, before anything is loaded."
+    "Refuse a port that is none or taken, before anything is loaded."
+    if not 1 <= port <= 65535: raise SerError(f'{port} is no port: name one from 1 to 65535 with --port.')
     try: socket.create_server((host, port), family=socket.AF_INET6 if ':' in host else socket.AF_INET).close()
-    except (OSError, OverflowError) as e:
-        raise SerError(f'port {port} of {host} cannot be had ({getattr(e, "strerror", None) or e}): name another with --port.') from None
+    except OSError as e: raise SerError(f'port {port} of {host} cannot be had ({e.strerror or e}): name another with --port.') from None
 
 @contextmanager
 def serving(
@@ -339,6 +339,8 @@ def serving(
     "The page, while the block lasts; its files are gone afterwards."
     check_port(host, port)
     check_threshold(threshold)
+    for option, limit in dict(max_mb=max_mb, max_minutes=max_minutes).items():
+        if not 0 < limit*2**20 < math.inf: raise SerError(f'{limit:g} is no limit: give --{option} a positive number, e.g. 10.')
     with tempfile.TemporaryDirectory(prefix='ser_app.') as d, patch.dict(os.environ, GRADIO_TEMP_DIR=f'{d}/uploads', GRADIO_ANALYTICS_ENABLED='False'):
         uploads, clips = Path(d)/'uploads', Path(d)/'clips'
         uploads.mkdir(), clips.mkdir()
