@@ -149,9 +149,9 @@ def show(
     timeline = telling(p, path, tell).timeline(path)
     probs, long = timeline[p.labels].mean(), len(timeline) > 1
     best, recipe = probs.idxmax(), p.recipes[0]
-    surest, sr = timeline.loc[timeline[best].idxmax()], sf.info(path).samplerate
-    part = sf.read(path, start=round(surest.start*sr), stop=round(surest.end*sr), dtype='float32')[0]
-    x, S, heat = explain(p, part, sr, label=best)
+    surest = timeline.loc[timeline[best].idxmax()]
+    part = next(x for start, x in p.windows(path) if start/p.sr == surest.start)   # the very samples that were answered for
+    x, S, heat = explain(p, part, p.sr, label=best)
     with rc_context({'font.size': 14, 'ytick.labelsize': 'small'}):
         heard = player(x, recipe.sr, S, heat, Path(path).name, recipe.hop_length, fmax=recipe.fmax).data.partition('<script>')[0]
     heading = f'Where it is surest, {clock(surest.start)} to {clock(surest.end)}' if long else 'What was heard'

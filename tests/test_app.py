@@ -197,6 +197,21 @@ def test_an_answer_of_a_long_recording(bundle, clips):
     assert '<details>' not in short and 'ser-player' in short and A.in_a_line(bundle.predict(clips/'angry.wav')) in short
     assert '<h2>uncertain: no emotion' in A.show(bundle, clips/'angry.wav', threshold=1.) and 'uncertain' not in A.show(bundle, clips/'talk.wav', threshold=0.)
 
+def test_what_is_explained_is_what_was_answered_for(bundle, tmp_path, monkeypatch):
+    "The very samples, of a recording in stereo and at another rate."
+    explain, explained = A.explain, []
+    def spied(p, audio, sr, label):
+        explained.append((next(p.windows(audio, sr))[1], label))
+        return explain(p, audio, sr, label)
+    monkeypatch.setattr(A, 'explain', spied)
+    left = np.concatenate([make_clip((e, 2, 1, 1, 1)) for e in (2, 3, 6, 4, 5)*5])/2**15
+    sf.write(tmp_path/'talk.flac', np.stack([left, .2*np.roll(left, 999)], 1), 44100)
+    A.show(bundle, tmp_path/'talk.flac')
+    (x, label), timeline = explained[0], bundle.timeline(tmp_path/'talk.flac')
+    surest = timeline.start[timeline[label].idxmax()]
+    assert len(timeline) > 3
+    np.testing.assert_array_equal(x, next(w for start, w in bundle.windows(tmp_path/'talk.flac') if start/bundle.sr == surest))
+
 
 # in a browser
 
