@@ -214,9 +214,13 @@ def fourier_resample(
 COPIED = {core: 'SerError short', predict: 'WHOLE PAUSE HELD windows',  # module -> what of it goes into the program
           audio: '_Forward open_audio decode_blocks _check_whole _reason _nist _size SIZES UNKNOWN _check_size check_samples check_audio trim_silence'}
 RUNNER = '''"""Emotion in recordings: python run.py my.wav ...   Needs: pip install onnxruntime numpy soundfile"""
-import hashlib, json, math, os, re, sys
+import hashlib, json, math, os, re, signal, sys
 from contextlib import contextmanager
 from pathlib import Path
+
+if __name__ == '__main__':   # who interrupts it, or reads no further, ends it without a word
+    for name in ('SIGINT', 'SIGPIPE'):
+        if hasattr(signal, name): signal.signal(getattr(signal, name), signal.SIG_DFL)
 
 import numpy as np
 import onnxruntime
@@ -251,13 +255,16 @@ def load(folder=Path(__file__).parent):
 def predict(path, settings, session):
     "label -> probability, averaged over the windows of a long recording that are no pauses."
     sr, seconds, trim = (settings[k] for k in ('sr', 'seconds', 'trim'))
-    ask = lambda x: session.run(None, {{'samples': (trim_silence(x) if trim else x)[None].astype('float32')}})[0][0]
+    def ask(x):
+        try: return session.run(None, {{'samples': (trim_silence(x) if trim else x)[None].astype('float32')}})[0][0]
+        except Exception as e: raise SerError(f'{{path}} gets no answer ({{short(e).rstrip(".")}}): export the bundle again.') from None
     heard = [(np.square(x, dtype='float64').mean(), ask(x)) for _, x in windows(listen(path, sr, max(HELD, WHOLE*seconds)), sr, seconds, trim)]
     power, probs = map(np.array, zip(*heard))
     return dict(zip(settings['labels'], map(float, probs[power >= PAUSE*power.max()].mean(0))))
 
 if __name__ == '__main__':
-    if sys.argv[1:] in ([], ['-h'], ['--help']): sys.exit(__doc__)
+    if not sys.argv[1:]: sys.exit(__doc__)
+    if sys.argv[1:] in (['-h'], ['--help']): sys.exit(print(__doc__))
     failed = False
     try: model = load()
     except SerError as e: sys.exit(short(e, 5000))

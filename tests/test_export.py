@@ -1,5 +1,5 @@
 "Exports: the graph answers as the bundle, in any batch and length, and its folder runs where there is no torch."
-import hashlib, importlib.metadata, json, os, re, shutil, subprocess, sys
+import hashlib, importlib.metadata, json, os, re, shutil, signal, subprocess, sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -275,6 +275,30 @@ def test_a_damaged_folder_is_one_sentence(exports, bare, corpus, tmp_path):
         done = deployed(bare, d, corpus.path[0])
         assert done.returncode == 1 and not done.stdout and len(done.stderr.splitlines()) == 1 and 'is damaged' in done.stderr
     assert 'python run.py' in deployed(bare, exports/'svm_out').stderr
+
+def test_the_program_ends_without_a_traceback(exports, bare, corpus, tmp_path):
+    "Asked what it is, interrupted, read no further, and with a graph that fails as it runs."
+    from onnx import TensorProto, helper
+    out = exports/'svm_out'
+    for word in ('-h', '--help'):
+        done = deployed(bare, out, word)
+        assert done.returncode == 0 and 'python run.py' in done.stdout and not done.stderr
+    for how in (signal.SIGINT, signal.SIGPIPE):
+        with subprocess.Popen([bare, '-I', out/'run.py', *[corpus.path[0]]*2000], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={'PATH': '', 'HOME': '/'}) as p:
+            assert json.loads(p.stdout.readline())
+            if how == signal.SIGINT: p.send_signal(how)
+            p.stdout.close()
+            assert p.stderr.read() == '' and p.wait(60) == -how
+    float_ = lambda name: helper.make_tensor_value_info(name, TensorProto.FLOAT, None)
+    graph = helper.make_graph([helper.make_node('Identity', ['noise'], ['probabilities'])], 'other', [float_('noise')], [float_('probabilities')])
+    data = helper.make_model(graph, opset_imports=[helper.make_opsetid('', 17)], ir_version=8).SerializeToString()
+    other = shutil.copytree(out, tmp_path/'other')
+    (other/'model.onnx').write_bytes(data)
+    (other/'settings.json').write_text(json.dumps(json.loads((other/'settings.json').read_text()) | dict(sha256=hashlib.sha256(data).hexdigest())))
+    done = deployed(bare, other, corpus.path[0], corpus.path[1])
+    said = done.stderr.splitlines()
+    assert done.returncode == 1 and not done.stdout and len(said) == 2
+    for line, path in zip(said, corpus.path): assert line.startswith(f'{path} gets no answer (') and line.endswith('): export the bundle again.')
 
 @pytest.mark.parametrize('rate', [8000, 11025, 22050, 32000, 44100, 48000, 96000])
 def test_resampling_is_soxrs(rate):
