@@ -263,9 +263,19 @@ def test_odd_names(svm):
 def test_bad_arrays(svm):
     for x in ([], np.zeros((0, 2)), np.zeros((2, 3, 4)), np.array(['a']), np.ones(SR, complex), np.zeros(SR), np.full(SR, np.nan), 3e4*buzz()):
         with pytest.raises(SerError): svm.predict(x, SR)
+    for x in ([[.1, .2], [.3]], torch.zeros(SR, requires_grad=True)):
+        with pytest.raises(SerError, match=r'no array of numbers \(.*\): pass samples'): svm.predict(x, SR)
     with pytest.raises(SerError, match='pass sr'): svm.predict(buzz())
-    for sr in (1, 10**9, -5):
-        with pytest.raises(SerError): svm.predict(buzz(), sr)
+    for sr in (0, 1, 10**9, -5, float('nan')):
+        with pytest.raises(SerError, match='1 kHz to 768 kHz'): svm.predict(buzz(), sr)
+    for sr in ('', 'fast', [SR], (SR, 1), 10**400, 1j):
+        with pytest.raises(SerError, match='is no rate: pass sr as a number'): svm.predict(buzz(), sr)
+
+def test_a_rate_in_words_and_a_path_from_home(svm, tmp_path, monkeypatch):
+    np.testing.assert_array_equal(svm.predict(buzz(), str(SR)), svm.predict(buzz(), SR))
+    sf.write(tmp_path/'a.wav', buzz(), SR)
+    monkeypatch.setenv('HOME', str(tmp_path)), monkeypatch.setenv('USERPROFILE', str(tmp_path))
+    for path in ('~/a.wav', Path('~/a.wav')): np.testing.assert_array_equal(svm.predict(path), svm.predict(tmp_path/'a.wav'))
 
 def test_one_bad_file_does_not_stop_the_rest(bundles, bad, corpus):
     paths = [corpus.path[0], *[bad/f'{n}.wav' for n in BAD], corpus.path[1]]
