@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
-from threading import Timer
+from threading import Lock, Timer
 
 # %% ../nbs/50_predict.ipynb #3dffc6fa
 import numpy as np
@@ -316,16 +316,18 @@ LOOPS = 'If', 'Loop', 'Scan', 'SequenceMap'  # no graph of ours has them, and a 
 ROOM = 2**32      # bytes that all graphs of a process may take; a few nodes could ask for any number
 PATIENCE = 60     # s that a graph may take for a window
 
+_lock = Lock()
+
 @lru_cache
 def _room():
-    "Give onnxruntime's memory an end."
+    "Give onnxruntime's memory an end, once."
     ort = need('onnxruntime', 'onnx')
     memory = ort.OrtMemoryInfo('Cpu', ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
     ort.create_and_register_allocator(memory, ort.OrtArenaCfg(dict(max_mem=ROOM, arena_extend_strategy=1)))
 
 def _session(data, level):
     ort = need('onnxruntime', 'onnx')
-    _room()
+    with _lock: _room()   # a cache alone would let two threads in at once, and each would get the memory
     options = ort.SessionOptions()
     options.log_severity_level, options.graph_optimization_level = 4, level
     options.intra_op_num_threads = os.cpu_count()                            # for one clip; many run side by side,

@@ -1,7 +1,8 @@
 "Bundles and predictions: what was saved is what answers, what is damaged is refused, and whatever sound comes in gets an answer or one sentence."
-import hashlib, io, json, pickle, shutil
+import hashlib, io, json, pickle, shutil, time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np, pandas as pd, pytest, soundfile as sf, torch
@@ -131,6 +132,18 @@ def test_many_threads_share_one_graph_and_one_network(bundles, corpus, tmp_path)
         want = [f(c) for c in corpus.path[:4]]
         with ThreadPoolExecutor(6) as ex: got = list(ex.map(f, list(corpus.path[:4])*3))
         for a, b in zip(got, want*3): np.testing.assert_allclose(a, b, atol=1e-4)
+
+def test_the_memory_of_graphs_is_bounded_once(monkeypatch):
+    "Threads that open their first graphs at once share one allowance."
+    ort, made = pytest.importorskip('onnxruntime'), []
+    def register(*args):
+        time.sleep(.2)
+        made.append(args)
+    monkeypatch.setattr(ort, 'create_and_register_allocator', register)
+    monkeypatch.setattr(ort, 'InferenceSession', lambda *args, **kw: len(made))
+    monkeypatch.setattr(P, '_room', lru_cache(P._room.__wrapped__))
+    with ThreadPoolExecutor(4) as ex: found = list(ex.map(lambda _: P._session(b'', ort.GraphOptimizationLevel.ORT_ENABLE_ALL), range(4)))
+    assert found == [1]*4 and len(made) == 1
 
 def test_windows():
     x = np.random.default_rng(0).normal(size=SR*20)
