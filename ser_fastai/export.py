@@ -189,7 +189,7 @@ def to_int8(
     body = [n.name for n in nodes if '/net/net.0/' in n.name]
     logging.disable(logging.WARNING)
     try: q.quantize_static(str(path), str(to), Clips(), quant_format=q.QuantFormat.QDQ, per_channel=True, activation_type=q.QuantType.QUInt8,
-                           weight_type=q.QuantType.QInt8, nodes_to_exclude=[n.name for n in nodes if n.name not in body])
+                           weight_type=q.QuantType.QUInt8, nodes_to_exclude=[n.name for n in nodes if n.name not in body])
     finally: logging.disable(logging.NOTSET)
     return Path(to)
 
