@@ -8,7 +8,7 @@ __all__ = ['THRESHOLD', 'CSS', 'CAM', 'OCCLUSION', 'EXAMPLES', 'OFFLINE', 'CANNO
            'example_clips', 'build_app', 'check_port', 'serving', 'serve']
 
 # %% ../nbs/52_app.ipynb #9e0a98e6
-import base64, io, json, os, re, shutil, signal, socket, tempfile, threading, time
+import base64, io, json, math, os, re, shutil, signal, socket, tempfile, threading, time
 from contextlib import contextmanager, suppress
 from copy import copy
 from html import escape
@@ -149,9 +149,9 @@ def show(
     timeline = telling(p, path, tell).timeline(path)
     probs, long = timeline[p.labels].mean(), len(timeline) > 1
     best, recipe = probs.idxmax(), p.recipes[0]
-    surest, sr = timeline.loc[timeline[best].idxmax()], sf.info(path).samplerate
-    part = sf.read(path, start=round(surest.start*sr), stop=round(surest.end*sr), dtype='float32')[0]
-    x, S, heat = explain(p, part, sr, label=best)
+    surest = timeline.loc[timeline[best].idxmax()]
+    part = next(x for start, x in p.windows(path) if start/p.sr == surest.start)   # the very samples that were answered for
+    x, S, heat = explain(p, part, p.sr, label=best)
     with rc_context({'font.size': 14, 'ytick.labelsize': 'small'}):
         heard = player(x, recipe.sr, S, heat, Path(path).name, recipe.hop_length, fmax=recipe.fmax).data.partition('<script>')[0]
     heading = f'Where it is surest, {clock(surest.start)} to {clock(surest.end)}' if long else 'What was heard'
@@ -320,10 +320,10 @@ def check_port(
     host: str,
     port: int
 ):
-    "Refuse a port that is taken, before anything is loaded."
+    "Refuse a port that is none or taken, before anything is loaded."
+    if not 1 <= port <= 65535: raise SerError(f'{port} is no port: name one from 1 to 65535 with --port.')
     try: socket.create_server((host, port), family=socket.AF_INET6 if ':' in host else socket.AF_INET).close()
-    except (OSError, OverflowError) as e:
-        raise SerError(f'port {port} of {host} cannot be had ({getattr(e, "strerror", None) or e}): name another with --port.') from None
+    except OSError as e: raise SerError(f'port {port} of {host} cannot be had ({e.strerror or e}): name another with --port.') from None
 
 @contextmanager
 def serving(
@@ -339,6 +339,8 @@ def serving(
     "The page, while the block lasts; its files are gone afterwards."
     check_port(host, port)
     check_threshold(threshold)
+    for option, limit in dict(max_mb=max_mb, max_minutes=max_minutes).items():
+        if not 0 < limit*2**20 < math.inf: raise SerError(f'{limit:g} is no limit: give --{option} a positive number, e.g. 10.')
     with tempfile.TemporaryDirectory(prefix='ser_app.') as d, patch.dict(os.environ, GRADIO_TEMP_DIR=f'{d}/uploads', GRADIO_ANALYTICS_ENABLED='False'):
         uploads, clips = Path(d)/'uploads', Path(d)/'clips'
         uploads.mkdir(), clips.mkdir()

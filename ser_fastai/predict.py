@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
-from threading import Timer
+from threading import Lock, Timer
 
 # %% ../nbs/50_predict.ipynb #3dffc6fa
 import numpy as np
@@ -36,13 +36,20 @@ from .features import clip_features, feature_settings
 # %% ../nbs/50_predict.ipynb #735b6e10
 HELD = 60.  # recordings up to this many seconds are looked at as a whole
 
+def _path(audio):
+    "The path of a recording; None for samples."
+    return os.path.expanduser(audio) if isinstance(audio, (str, os.PathLike)) else None
+
 def _blocks(audio, sr):
     "Blocks of mono samples with their rate, from a file or from memory."
-    if isinstance(audio, (str, os.PathLike)):
-        for x, rate in decode_blocks(audio): yield x[:, 0] if x.shape[1] == 1 else x.mean(1), rate
+    if (path := _path(audio)) is not None:
+        for x, rate in decode_blocks(path): yield x[:, 0] if x.shape[1] == 1 else x.mean(1), rate
         return
-    x = np.asarray(audio)
-    if not sr: raise SerError('the signal comes without its rate: pass sr, in Hz.')
+    if sr is None: raise SerError('the signal comes without its rate: pass sr, in Hz.')
+    try: sr = float(sr)
+    except (TypeError, ValueError, OverflowError): raise SerError(f'"{short(sr, 40)}" is no rate: pass sr as a number, in Hz.') from None
+    try: x = np.asarray(audio)
+    except (TypeError, ValueError, RuntimeError) as e: raise SerError(f'the signal is no array of numbers ({short(e).rstrip(".")}): pass samples (n,) or (n, channels).') from None
     if x.ndim not in (1, 2) or x.dtype.kind not in 'iuf' or not x.size:
         raise SerError(f'the signal has the shape {x.shape} and the type {x.dtype}: pass samples (n,) or (n, channels).')
     half = 2.**(8*x.dtype.itemsize - 1)
@@ -56,10 +63,10 @@ def listen(
     held: float = HELD  # s
 ):                      # yields mono float32 (n,) at `to`; one block where it lasts up to `held`
     "The samples of a recording, checked, block by block."
-    name = audio if isinstance(audio, (str, os.PathLike)) else 'the signal'
+    name = 'the signal' if (path := _path(audio)) is None else path
     parts, stream, low, high = [], None, np.inf, -np.inf
     for x, rate in _blocks(audio, sr):
-        if not 1000 <= rate <= 768000: raise SerError(f'{name} has a rate of {rate} Hz: 1 kHz to 768 kHz can be read.')
+        if not 1000 <= rate <= 768000: raise SerError(f'{name} has a rate of {rate:.10g} Hz: 1 kHz to 768 kHz can be read.')
         low, high = min(low, check_samples(x, name).min()), max(high, x.max())
         if stream is None:
             parts.append(x)
@@ -235,8 +242,8 @@ class Predictor:
 
     def _expected(self, audio):
         "How many windows a recording will have, if its header is right; None for samples."
-        if not isinstance(audio, (str, os.PathLike)): return None
-        with open_audio(audio) as f: return int(2*f.promised/f.samplerate/self.seconds) or None
+        if (path := _path(audio)) is None: return None
+        with open_audio(path) as f: return int(2*f.promised/f.samplerate/self.seconds) or None
 
     def predict(self,
         audio,         # a path, or samples (n,) or (n, channels)
@@ -309,16 +316,18 @@ LOOPS = 'If', 'Loop', 'Scan', 'SequenceMap'  # no graph of ours has them, and a 
 ROOM = 2**32      # bytes that all graphs of a process may take; a few nodes could ask for any number
 PATIENCE = 60     # s that a graph may take for a window
 
+_lock = Lock()
+
 @lru_cache
 def _room():
-    "Give onnxruntime's memory an end."
+    "Give onnxruntime's memory an end, once."
     ort = need('onnxruntime', 'onnx')
     memory = ort.OrtMemoryInfo('Cpu', ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
     ort.create_and_register_allocator(memory, ort.OrtArenaCfg(dict(max_mem=ROOM, arena_extend_strategy=1)))
 
 def _session(data, level):
     ort = need('onnxruntime', 'onnx')
-    _room()
+    with _lock: _room()   # a cache alone would let two threads in at once, and each would get the memory
     options = ort.SessionOptions()
     options.log_severity_level, options.graph_optimization_level = 4, level
     options.intra_op_num_threads = os.cpu_count()                            # for one clip; many run side by side,
@@ -477,17 +486,19 @@ def predict_paths(
         answers = p.timelines(found)
         if format == 'table' or not sys.stdout.isatty():   # else what is printed shows how far they are
             answers = progress(answers, total=len(found), desc='predict', leave=False, delay=1)
-        for path, t in zip(found, answers):
-            if isinstance(t, SerError):
-                lost.append(str(t).replace(str(piped), piped.name))
-                continue
-            name, n_read = '-' if path == piped else str(path), n_read + 1
-            rows.append(p.row(name, t, threshold))
-            if timeline: parts[name] = t.assign(emotion=t.emotion.where(t.confidence >= threshold, UNCERTAIN)), segments(t, threshold)
-            if plot: _draw(name, t, plot, threshold, names)
-            if format != 'table': show()
-    if rows: show()
-    for sentence in lost: print(_plain(sentence), file=sys.stderr)
+        try:
+            for path, t in zip(found, answers):
+                if isinstance(t, SerError):
+                    lost.append(str(t).replace(str(piped), piped.name))
+                    continue
+                name, n_read = '-' if path == piped else str(path), n_read + 1
+                if timeline: parts[name] = t.assign(emotion=t.emotion.where(t.confidence >= threshold, UNCERTAIN)), segments(t, threshold)
+                rows.append(p.row(name, t, threshold))
+                if plot: _draw(name, t, plot, threshold, names)
+                if format != 'table': show()
+        finally:   # what is done is shown, though a picture cannot be written or someone has interrupted
+            if rows: show()
+            for sentence in lost: print(_plain(sentence), file=sys.stderr)
     return 0 if not lost and n_read else 1 if n_read else 2
 
 PIPED = 2**32   # bytes that are taken from standard input

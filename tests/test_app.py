@@ -157,6 +157,16 @@ def test_a_threshold_is_a_probability(threshold, bundle):
     with pytest.raises(SerError, match='no probability: name one from 0 to 1'):
         with A.serving(bundle, port=free_port(), threshold=threshold): pass
 
+@pytest.mark.parametrize('option', ['max_mb', 'max_minutes'])
+@pytest.mark.parametrize('limit', [0, -1, float('nan'), float('inf'), 1e308])
+def test_a_limit_is_positive_and_finite(limit, option, bundle):
+    with pytest.raises(SerError, match=f'is no limit: give --{option} a positive number'):
+        with A.serving(bundle, port=free_port(), **{option: limit}): pass
+
+@pytest.mark.parametrize('port', [0, -1, 65536, 70000])
+def test_what_is_no_port_is_one_sentence(port):
+    with pytest.raises(SerError, match=f'^{port} is no port: name one from 1 to 65535 with --port.$'): A.check_port('127.0.0.1', port)
+
 def test_an_exported_bundle_on_the_page(tmp_path, clips):
     pytest.importorskip('onnxruntime')
     from ser_fastai.export import export_bundle
@@ -186,6 +196,21 @@ def test_an_answer_of_a_long_recording(bundle, clips):
     short = A.show(bundle, clips/'angry.wav')
     assert '<details>' not in short and 'ser-player' in short and A.in_a_line(bundle.predict(clips/'angry.wav')) in short
     assert '<h2>uncertain: no emotion' in A.show(bundle, clips/'angry.wav', threshold=1.) and 'uncertain' not in A.show(bundle, clips/'talk.wav', threshold=0.)
+
+def test_what_is_explained_is_what_was_answered_for(bundle, tmp_path, monkeypatch):
+    "The very samples, of a recording in stereo and at another rate."
+    explain, explained = A.explain, []
+    def spied(p, audio, sr, label):
+        explained.append((next(p.windows(audio, sr))[1], label))
+        return explain(p, audio, sr, label)
+    monkeypatch.setattr(A, 'explain', spied)
+    left = np.concatenate([make_clip((e, 2, 1, 1, 1)) for e in (2, 3, 6, 4, 5)*5])/2**15
+    sf.write(tmp_path/'talk.flac', np.stack([left, .2*np.roll(left, 999)], 1), 44100)
+    A.show(bundle, tmp_path/'talk.flac')
+    (x, label), timeline = explained[0], bundle.timeline(tmp_path/'talk.flac')
+    surest = timeline.start[timeline[label].idxmax()]
+    assert len(timeline) > 3
+    np.testing.assert_array_equal(x, next(w for start, w in bundle.windows(tmp_path/'talk.flac') if start/bundle.sr == surest))
 
 
 # in a browser
@@ -319,6 +344,7 @@ def test_the_command(how, clips, bundle, tmp_path):
 
 def test_misuse_of_the_command_is_one_sentence(tmp_path):
     with socket.create_server(('127.0.0.1', 0)) as taken:
-        got = misused([['ser_app', '--port', str(taken.getsockname()[1])], ['ser_app', '--bundle', 'nowhere', '--port', str(free_port())]], tmp_path)
-    for (status, told), says in zip(got, ('name another with --port', 'name the folder of a bundle'), strict=True):
+        got = misused([['ser_app', '--port', str(taken.getsockname()[1])], ['ser_app', '--bundle', 'nowhere', '--port', str(free_port())],
+                       ['ser_app', '--port', '0'], ['ser_app', '--port', str(free_port()), '--max_mb', 'inf']], tmp_path)
+    for (status, told), says in zip(got, ('name another with --port', 'name the folder of a bundle', 'from 1 to 65535 with --port', 'give --max_mb a positive'), strict=True):
         assert status == 2 and says in told and len(told.strip().splitlines()) == 1

@@ -1,7 +1,8 @@
 "Bundles and predictions: what was saved is what answers, what is damaged is refused, and whatever sound comes in gets an answer or one sentence."
-import hashlib, io, json, pickle, shutil
+import hashlib, io, json, pickle, shutil, time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np, pandas as pd, pytest, soundfile as sf, torch
@@ -131,6 +132,18 @@ def test_many_threads_share_one_graph_and_one_network(bundles, corpus, tmp_path)
         want = [f(c) for c in corpus.path[:4]]
         with ThreadPoolExecutor(6) as ex: got = list(ex.map(f, list(corpus.path[:4])*3))
         for a, b in zip(got, want*3): np.testing.assert_allclose(a, b, atol=1e-4)
+
+def test_the_memory_of_graphs_is_bounded_once(monkeypatch):
+    "Threads that open their first graphs at once share one allowance."
+    ort, made = pytest.importorskip('onnxruntime'), []
+    def register(*args):
+        time.sleep(.2)
+        made.append(args)
+    monkeypatch.setattr(ort, 'create_and_register_allocator', register)
+    monkeypatch.setattr(ort, 'InferenceSession', lambda *args, **kw: len(made))
+    monkeypatch.setattr(P, '_room', lru_cache(P._room.__wrapped__))
+    with ThreadPoolExecutor(4) as ex: found = list(ex.map(lambda _: P._session(b'', ort.GraphOptimizationLevel.ORT_ENABLE_ALL), range(4)))
+    assert found == [1]*4 and len(made) == 1
 
 def test_windows():
     x = np.random.default_rng(0).normal(size=SR*20)
@@ -263,9 +276,19 @@ def test_odd_names(svm):
 def test_bad_arrays(svm):
     for x in ([], np.zeros((0, 2)), np.zeros((2, 3, 4)), np.array(['a']), np.ones(SR, complex), np.zeros(SR), np.full(SR, np.nan), 3e4*buzz()):
         with pytest.raises(SerError): svm.predict(x, SR)
+    for x in ([[.1, .2], [.3]], torch.zeros(SR, requires_grad=True)):
+        with pytest.raises(SerError, match=r'no array of numbers \(.*\): pass samples'): svm.predict(x, SR)
     with pytest.raises(SerError, match='pass sr'): svm.predict(buzz())
-    for sr in (1, 10**9, -5):
-        with pytest.raises(SerError): svm.predict(buzz(), sr)
+    for sr in (0, 1, 10**9, -5, float('nan')):
+        with pytest.raises(SerError, match='1 kHz to 768 kHz'): svm.predict(buzz(), sr)
+    for sr in ('', 'fast', [SR], (SR, 1), 10**400, 1j):
+        with pytest.raises(SerError, match='is no rate: pass sr as a number'): svm.predict(buzz(), sr)
+
+def test_a_rate_in_words_and_a_path_from_home(svm, tmp_path, monkeypatch):
+    np.testing.assert_array_equal(svm.predict(buzz(), str(SR)), svm.predict(buzz(), SR))
+    sf.write(tmp_path/'a.wav', buzz(), SR)
+    monkeypatch.setenv('HOME', str(tmp_path)), monkeypatch.setenv('USERPROFILE', str(tmp_path))
+    for path in ('~/a.wav', Path('~/a.wav')): np.testing.assert_array_equal(svm.predict(path), svm.predict(tmp_path/'a.wav'))
 
 def test_one_bad_file_does_not_stop_the_rest(bundles, bad, corpus):
     paths = [corpus.path[0], *[bad/f'{n}.wav' for n in BAD], corpus.path[1]]
@@ -489,6 +512,22 @@ def test_timeline_of_the_command(bundles, tmp_path, capsys):
     assert list(pd.read_csv(io.StringIO(out)).columns) == ['path', 'start', 'end', 'emotion', 'confidence', *LABELS]
     (tmp_path/'file').write_text('')
     with pytest.raises(SerError, match='cannot be written'): P.predict_paths(paths[:1], bundles/'svm', plot=tmp_path/'file')
+
+@pytest.mark.parametrize('format', P.PRINT)
+@pytest.mark.parametrize('how', [KeyboardInterrupt, SerError('pictures cannot be written: name another folder.')], ids=['interrupted', 'no picture'])
+def test_what_is_done_is_shown_though_the_rest_fails(how, format, bundles, corpus, tmp_path, capsys, monkeypatch):
+    "The rows that there are, and the sentences; then the failure goes its way."
+    draw = P._draw
+    def draw_one(path, timeline, folder, threshold, used):
+        if used: raise how
+        draw(path, timeline, folder, threshold, used)
+    monkeypatch.setattr(P, '_draw', draw_one)
+    (tmp_path/'broken.wav').write_text('no sound')
+    with pytest.raises(type(how) if how is not KeyboardInterrupt else how):
+        P.predict_paths([tmp_path/'broken.wav', *corpus.path[:3]], bundles/'svm', format=format, timeline=True, plot=tmp_path/'pictures')
+    out, err = capsys.readouterr()
+    told = [str(path) in out for path in corpus.path[:3]]
+    assert told == [True, True, False] and len(err.splitlines()) == 1 and 'broken.wav cannot be read' in err
 
 def test_a_day_of_sound_is_drawn_and_cut():
     "Segments of 24 hours: as a matrix of stretches by windows it would be 27 GB."

@@ -30,10 +30,10 @@ def new_environment(folder, *packages):
 def probabilities(lines): return np.array([list(json.loads(l)['probabilities'].values()) for l in lines.splitlines()])
 
 ASK = '''
-import sys
+import json, sys
 from gradio_client import Client, handle_file
 page = Client(sys.argv[1], verbose=False)
-for clip in sys.argv[2:]: print(page.predict(handle_file(clip), api_name='/predict'))
+for clip in sys.argv[2:]: print(json.dumps(dict(probabilities=page.predict(handle_file(clip), api_name='/predict'))))
 '''
 
 with tempfile.TemporaryDirectory() as d:
@@ -59,7 +59,7 @@ with tempfile.TemporaryDirectory() as d:
                 probabilities(do(ours/'ser_predict', *CLIPS, '--bundle', f'out{bits}', '--format', 'json')))
         for got in both: assert np.abs(got - want).max() < tolerance, f'{bits} bits: {np.abs(got - want).max()}'
         do(theirs/'python', f'out{bits}/run.py', 'broken.wav', 'missing.wav', CLIPS[0], code=1)
-    installed = subprocess.run([theirs/'python', '-m', 'pip', 'list', '--format', 'freeze'], capture_output=True, text=True).stdout
+    installed = subprocess.run([theirs/'python', '-m', 'pip', 'list', '--format', 'freeze'], check=True, env=ENV, capture_output=True, text=True).stdout
     assert 'torch' not in installed and 'fastai' not in installed
 
     print('## The page\n')
@@ -69,6 +69,8 @@ with tempfile.TemporaryDirectory() as d:
         while 'http://' not in (d/'page.log').read_text():
             assert page.poll() is None, (d/'page.log').read_text()
             time.sleep(.5)
-        do(ours/'python', '-c', ASK, 'http://127.0.0.1:7893', *CLIPS)
+        got = probabilities(do(ours/'python', '-c', ASK, 'http://127.0.0.1:7893', *CLIPS))
+        assert np.abs(got - want).max() < 1e-3, f'the page: {np.abs(got - want).max()}'
     finally: page.terminate(), page.wait(60)
+    assert page.returncode == 0, (d/'page.log').read_text()
     print('Left behind in the folder:', *sorted(p.name for p in (d/'empty').iterdir()))
