@@ -35,9 +35,7 @@ def voices(tmp_path_factory):
 
 ONE_BY_ONE = '''
 import contextlib, io, json, runpy, sys
-import fastcore.script
 for name, *args in json.loads(sys.argv[1]):
-    if hasattr(fastcore.script, 'SCRIPT_INFO'): fastcore.script.SCRIPT_INFO.func = None   # as in a new process; fastcore up to 1.12
     sys.argv = [name, *args]
     said, printed = io.StringIO(), io.StringIO()
     with contextlib.redirect_stderr(said), contextlib.redirect_stdout(printed):
