@@ -1,5 +1,5 @@
 "Every kind of model end to end on made-up clips: probabilities, repetition, curves, and grids that are interrupted."
-import json
+import json, platform, subprocess, sys
 import numpy as np, pandas as pd, pytest, soundfile as sf, torch, torchvision
 from dataclasses import replace
 from fastai.vision.all import CrossEntropyLossFlat
@@ -220,3 +220,20 @@ def test_without_git(monkeypatch):
     def none(*args, **kw): raise FileNotFoundError('git')
     monkeypatch.setattr(X.subprocess, 'run', none)
     assert X.environment()['commit'] == ''
+
+
+FAULTS = '''
+import resource, numpy as np
+from ser_fastai.train import keep_memory
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(20): np.ones(2**23)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+print(faults()); keep_memory(); print(faults())
+'''
+
+@pytest.mark.skipif(platform.libc_ver()[0] != 'glibc', reason='another C library')
+def test_what_is_freed_is_kept():
+    r = subprocess.run([sys.executable, '-c', FAULTS], capture_output=True, text=True, timeout=100)
+    before, after = map(int, r.stdout.split())
+    assert after < before/4
