@@ -315,7 +315,6 @@ class _Graph:
 LOOPS = 'If', 'Loop', 'Scan', 'SequenceMap'  # no graph of ours has them, and a stranger's could run for ever
 ROOM = 2**32      # bytes that all graphs of a process may take; a few nodes could ask for any number
 PATIENCE = 60     # s that a graph may take for a window
-
 _lock = Lock()
 
 @lru_cache
@@ -488,9 +487,7 @@ def predict_paths(
             answers = progress(answers, total=len(found), desc='predict', leave=False, delay=1)
         try:
             for path, t in zip(found, answers):
-                if isinstance(t, SerError):
-                    lost.append(str(t).replace(str(piped), piped.name))
-                    continue
+                if isinstance(t, SerError): lost.append(str(t).replace(str(piped), piped.name)); continue
                 name, n_read = '-' if path == piped else str(path), n_read + 1
                 if timeline: parts[name] = t.assign(emotion=t.emotion.where(t.confidence >= threshold, UNCERTAIN)), segments(t, threshold)
                 rows.append(p.row(name, t, threshold))
