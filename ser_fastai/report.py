@@ -319,7 +319,8 @@ def observations(
             try: told, holds, each, said = o.test(runs[runs.protocol == p], results)
             except SerError as e: told, verdict, same = str(e), 'not run', ''
             else:
-                share, same = np.mean(each), said.format(n=np.sum(each), share=np.mean(each))
+                share = np.mean(each)
+                same = said.format(n=np.sum(each), share=share)
                 verdict = 'undecided' if .05 < share < .95 else 'holds' if holds else 'does not hold'
             rows.append(dict(observation=o.what, published=o.published, rule=o.rule, protocol=p, measured=told,
                              verdict=verdict, holds_in=same))
