@@ -6,7 +6,7 @@
 __all__ = ['PEERS', 'HONESTY', 'GROUPS', 'Comparison', 'load_peers', 'model_name', 'model_title', 'model_titles', 'answers',
            'our_runs', 'systems', 'gap_table', 'show_gap', 'plot_gap', 'together', 'compare', 'pairs_table', 'points',
            'p_value', 'show_differences', 'setting', 'ablation_runs', 'ablation_table', 'show_ablation', 'conclude',
-           'plot_ablation', 'mean_temperature', 'calibration', 'calibration_table', 'fairness_table', 'show_fairness',
+           'plot_ablation', 'temperatures', 'calibration', 'calibration_table', 'fairness_table', 'show_fairness',
            'best_by_validation', 'comparisons']
 
 # %% ../nbs/10a_compare.ipynb #d9d2579f
@@ -86,12 +86,12 @@ def answers(
     calibrated=False    # rescale each run's probabilities by the temperature that suits its own validation clips
 ) -> pd.DataFrame:      # predictions with `pair`, the fold and seed of an answer
     "What the runs of one model answered, ready to be paired."
-    out = []
-    for r in runs.itertuples():
-        pred = load_predictions(r.run, part, results).drop(columns='run')
-        if calibrated: pred = rescaled(pred, temperature(load_predictions(r.run, 'valid', results)))
-        out.append(pred.assign(pair=f'{r.fold}-{r.seed}'))
-    return pd.concat(out, ignore_index=True)
+    pred = load_predictions(runs.run, part, results)
+    if calibrated:
+        T = temperatures(runs, results)
+        pred = pd.concat([rescaled(p, T[run]) for run, p in pred.groupby('run', sort=False)], ignore_index=True)
+    pair = {r.run: f'{r.fold}-{r.seed}' for r in runs.itertuples()}
+    return pred.assign(pair=pred.run.map(pair)).drop(columns='run')
 
 # %% ../nbs/10a_compare.ipynb #1e3be30f
 def our_runs(
@@ -129,8 +129,8 @@ def systems(
         rows.append(dict(system=title, recipe=r.recipe, ours=True, transductive=bool(r.transductive), trained=r.corpora, seeds=g.seed.nunique(), pred=pred))
     rows.sort(key=lambda r: (list(recipes).index(r['recipe']), r['system']))
     if corpora == 'ravdess':
-        f = results_path(results)/'peers'/f'{protocol}.csv'
-        rows += [dict(system=PEERS[k][0], recipe=k, ours=False, transductive=PEERS[k][1], trained='ravdess', seeds=1, pred=whole(check_truth(p, clips, f), f))
+        f, truth = results_path(results)/'peers'/f'{protocol}.csv', clips.set_index('clip').emotion
+        rows += [dict(system=PEERS[k][0], recipe=k, ours=False, transductive=PEERS[k][1], trained='ravdess', seeds=1, pred=whole(check_truth(p, truth, f), f))
                  for k, p in load_peers(protocol, results).items()]
     return pd.DataFrame(rows, columns=['system', 'recipe', 'ours', 'transductive', 'trained', 'seeds', 'pred'])
 
@@ -367,12 +367,12 @@ def plot_ablation(
     return ax
 
 # %% ../nbs/10a_compare.ipynb #4aabea89
-def mean_temperature(
+def temperatures(
     runs,         # facts of the runs of one model, with validation clips
     results=None  # the results folder
-) -> float:       # mean over the runs
-    "What the logits of a model are divided by, fitted on the validation clips of each of its runs (Guo et al. 2017)."
-    return float(np.mean([temperature(load_predictions(r, 'valid', results)) for r in runs.run]))
+) -> dict:        # run -> temperature
+    "What the logits of each run are divided by, fitted on its own validation clips (Guo et al. 2017)."
+    return {run: temperature(p) for run, p in load_predictions(runs.run, 'valid', results).groupby('run', sort=False)}
 
 def calibration(
     runs,         # facts of the runs of one model
@@ -382,7 +382,7 @@ def calibration(
     raw = answers(runs, results)
     out = dict(accuracy=float(accuracy(raw)), confidence=float(raw[labels_of(raw)].max(axis=1).mean()), ece=ece(raw))
     if not (runs.n_valid > 0).all(): return out
-    return out | dict(temperature=mean_temperature(runs, results), ece_rescaled=ece(answers(runs, results, calibrated=True)))
+    return out | dict(temperature=float(np.mean(list(temperatures(runs, results).values()))), ece_rescaled=ece(answers(runs, results, calibrated=True)))
 
 def calibration_table(
     protocol: str = 'emobox',

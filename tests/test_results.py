@@ -177,6 +177,16 @@ def test_table1_compares_on_shared_splits(corpus, tmp_path):
     md = R.to_markdown(text.reset_index())
     assert len(md.splitlines()) == 8 and len({line.count('|') for line in md.splitlines()}) == 1
 
+def test_a_variant_that_the_first_protocol_never_saw(corpus, tmp_path):
+    "It is another row only where its recipe would have none."
+    df = corpus[corpus.corpus == 'ravdess']
+    small = Recipe('cnn_transfer', weights='imagenet', sizes=(96,))
+    for fold in range(4): save(df[df.speaker == f'ravdess/{fold}'], tmp_path, n=8, fold=fold, protocol='emobox', recipe=small)
+    rows = lambda: R.table1(tmp_path, n_boot=0).set_index('recipe').loc[['cnn_transfer'], 'size'].tolist()
+    assert rows() == ['96']
+    save(df, tmp_path, recipe=Recipe('cnn_transfer', weights='imagenet'))
+    assert rows() == ['128']
+
 def test_a_half_finished_seed_is_not_mixed_with_whole_ones(corpus, tmp_path):
     df = corpus[corpus.corpus == 'ravdess']
     def fold(f, seed, **kw): save(df[df.speaker == f'ravdess/{f}'], tmp_path, n=8, fold=f, seed=seed, protocol='emobox', **kw)
