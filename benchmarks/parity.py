@@ -1,4 +1,4 @@
-"What an export loses: the bundle that ships in torch, as ONNX and in 8 bits, on the speech that it learnt from and on a corpus that it never heard."
+"What an export loses: a bundle in torch, as ONNX and in 8 bits, on the speech that it learnt from and on a corpus that it never heard."
 import os, tempfile, warnings
 warnings.filterwarnings('ignore')
 from pathlib import Path
@@ -12,16 +12,17 @@ from ser_fastai.results import to_markdown
 
 @call_parse
 def main(
-    data: str = None, # The folder of all corpora, with ravdess and emodb in it; default $SER_DATA
-    clips: int = 0    # How many of each, evenly spread; 0 is all
+    data: str = None,   # The folder of all corpora, with ravdess and emodb in it; default $SER_DATA
+    bundle: str = None, # The folder of a bundle; default the one that ships
+    clips: int = 0      # How many of each, evenly spread; 0 is all
 ):
     "Agreement and UAR of each, for benchmarks/README.md; the ranges of the 8 bits come from RAVDESS."
     os.environ['SER_QUIET'] = '1'
     frames = {c: load_corpus(c, data) for c in ('ravdess', 'emodb')}
     with tempfile.TemporaryDirectory() as d:
         d = Path(d)
-        export_bundle(d/'fp32'); export_bundle(d/'int8', clips=frames['ravdess'])
-        ways = {'torch': Predictor(), 'ONNX': Predictor(d/'fp32'), 'ONNX in 8 bits': Predictor(d/'int8')}
+        export_bundle(d/'fp32', bundle); export_bundle(d/'int8', bundle, clips=frames['ravdess'])
+        ways = {'torch': Predictor(bundle), 'ONNX': Predictor(d/'fp32'), 'ONNX in 8 bits': Predictor(d/'int8')}
         labels = ways['torch'].labels
         for corpus, df in frames.items():
             df = df[df.emotion.isin(labels)]

@@ -102,6 +102,8 @@ def test_too_little_agreement_is_said(same, small, corpus, tmp_path, monkeypatch
     X.export_bundle(tmp_path/'out', small/'cnn', clips=corpus[:2])
     warned = ', short of the 99 % that one may hope for: export it in 32 bits if they matter'*(same < .99)
     assert capsys.readouterr().out == f'the 8-bit graph gives the same answer on {200*same:.0f} of 200 clips{warned}\n'
+    weights = X.Predictor(tmp_path/'out').model.settings['weights']
+    assert weights == ('signed, 7 bits' if same >= .99 else 'unsigned, 8 bits') and f'(weights {weights})' in (tmp_path/'out'/'card.md').read_text()
 
 def test_the_command(exports, folder, corpus, tmp_path):
     "`ser_export --int8` writes what `export_bundle` writes, and refuses in one sentence."
@@ -126,11 +128,16 @@ def test_the_front_end_stays_in_32_bits(exports):
     steps = [n.name for n in onnx.load(str(exports/'cnn8_out'/'model.onnx')).graph.node if n.op_type.endswith('antizeLinear')]
     assert len(steps) > 40 and len([n for n in steps if '/front.0/' in n]) == 2, 'only the image, where the network takes it'
 
-def test_weights_in_8_bits_are_unsigned(exports):
-    "Products with signed ones overflow in silence on processors without VNNI: the bundle that ships then changes one answer in four."
+@pytest.mark.parametrize('weights', X.WEIGHTS)
+def test_no_weights_overflow_in_8_bits(weights, small, tmp_path):
+    "A processor without VNNI adds two products of 8 bits up in 16: signed weights of a full 8 bits, and the bundle that ships changes one answer in four."
     import onnx
-    weights = [t.data_type for t in onnx.load(str(exports/'cnn8_out'/'model.onnx')).graph.initializer if t.name.endswith('_quantized') and len(t.dims) == 4]
-    assert len(weights) == 20 and set(weights) == {onnx.TensorProto.UINT8}   # the convolutions of a ResNet18
+    from onnx.numpy_helper import to_array
+    graph = onnx.load(str(X.to_int8(small/'cnn_out'/'model.onnx', tmp_path/'graph.onnx', [buzz(100 + 50*i) for i in range(4)], weights))).graph
+    kernels = [to_array(t) for t in graph.initializer if t.name.endswith('_quantized') and len(t.dims) == 4]
+    assert len(kernels) == 25                                   # the convolutions of a squeezenet
+    for k in kernels: assert k.dtype == 'uint8' or k.dtype == 'int8' and 2*255*np.abs(k.astype(int)).max() < 2**15
+    assert (kernels[0].dtype == 'int8') == weights.startswith('signed')
 
 @pytest.mark.parametrize('kind', ['svm', 'lstm', 'cnn', 'cnn8'])
 def test_any_length_any_batch(kind, exports):
@@ -221,6 +228,12 @@ def test_runs_without_torch(kind, exports, corpus, bare, tmp_path):
     for line, f in zip(done.stdout.splitlines(), files, strict=True):
         want = X.Predictor(out).predict(f)
         assert json.loads(line)['path'] == str(f) and json.loads(line)['probabilities'] == pytest.approx(want.to_dict(), abs=1e-3)
+
+@pytest.mark.skipif(not Path('/dev/full').exists(), reason='a disk that is always full is of Linux')
+def test_the_program_on_a_full_disk(exports, corpus, bare):
+    with open('/dev/full', 'w') as full:
+        done = subprocess.run([bare, '-I', exports/'svm_out'/'run.py', corpus.path[0]], stdout=full, stderr=subprocess.PIPE, text=True, timeout=100)
+    assert done.returncode == 1 and done.stderr == 'the answer cannot be written (No space left on device): make room, or send it elsewhere\n'
 
 def test_there_is_no_torch(bare):
     "All that can be imported is the standard library and the three packages with what they need."
