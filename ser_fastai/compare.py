@@ -135,7 +135,7 @@ def systems(
     return pd.DataFrame(rows, columns=['system', 'recipe', 'ours', 'transductive', 'trained', 'seeds', 'pred'])
 
 # %% ../nbs/10a_compare.ipynb #e1a55061
-HONESTY = 'random10', 'sentence', 'emobox', 'cross'  # protocols from the mildest test to the hardest
+HONESTY = 'random10', 'sentence', 'emobox', 'cross'  # protocols by what training knows of the test: voices and words, voices, words, neither
 
 def gap_table(
     results=None,            # the results folder
@@ -167,7 +167,7 @@ def plot_gap(
     table,    # as `gap_table` gives it
     ax=None   # axes to draw on
 ):            # the axes
-    "Each system's UAR under tests of rising honesty; bars are 95 % intervals, where there are speakers enough, and a thin line passes over a test that was not made."
+    "Each system's UAR under the tests of `HONESTY`; bars are 95 % intervals, where there are speakers enough, and a thin line passes over a test that was not made."
     there = [p for p in HONESTY if p in set(table.protocol)]
     names = table.drop_duplicates(['recipe', 'system', 'transductive'])[['recipe', 'system', 'transductive', 'ours']]
     ax = ax or plt.subplots(figsize=(11, 6.5), layout='constrained')[1]
