@@ -7,10 +7,10 @@ __all__ = ['CITE', 'ABOUT', 'SCORES', 'data_of', 'licence_of', 'in_words', 'lice
            'unseen_scores', 'in_short', 'card', 'run_card']
 
 # %% ../nbs/49_cards.ipynb #e2cabcd8
-import numpy as np, pandas as pd
+import pandas as pd
 
 # %% ../nbs/49_cards.ipynb #080ca908
-from .compare import answers, calibration, fairness_table, model_title, show_fairness, temperatures
+from .compare import answers, calibration, fairness_table, mean_temperature, model_title, show_fairness
 from .core import Recipe, SerError, results_path
 from .corpora import CORPORA
 from .evaluate import labels_of, recall_by_class
@@ -105,7 +105,7 @@ def temperature_of(
     "What the logits of a recipe are divided by, fitted on the validation clips of its runs on unseen speakers (Guo et al. 2017)."
     runs = _runs_of(recipe, results, corpora)
     runs = runs[runs.protocol.map(lambda p: 'speaker' in PROTOCOLS[p].unseen).astype(bool) & (runs.n_valid > 0)]
-    return float(np.mean(list(temperatures(runs, results).values()))) if len(runs) else 1.
+    return mean_temperature(runs, results) if len(runs) else 1.
 
 # %% ../nbs/49_cards.ipynb #419932d6
 def unseen_scores(

@@ -6,8 +6,8 @@
 __all__ = ['PEERS', 'HONESTY', 'GROUPS', 'Comparison', 'load_peers', 'model_name', 'model_title', 'model_titles', 'answers',
            'our_runs', 'systems', 'gap_table', 'show_gap', 'plot_gap', 'together', 'compare', 'pairs_table', 'points',
            'p_value', 'show_differences', 'setting', 'ablation_runs', 'ablation_table', 'show_ablation', 'conclude',
-           'plot_ablation', 'temperatures', 'calibration', 'calibration_table', 'fairness_table', 'show_fairness',
-           'best_by_validation', 'comparisons']
+           'plot_ablation', 'temperatures', 'mean_temperature', 'calibration', 'calibration_table', 'fairness_table',
+           'show_fairness', 'best_by_validation', 'comparisons']
 
 # %% ../nbs/10a_compare.ipynb #d9d2579f
 from collections import namedtuple
@@ -374,6 +374,13 @@ def temperatures(
     "What the logits of each run are divided by, fitted on its own validation clips (Guo et al. 2017)."
     return {run: temperature(p) for run, p in load_predictions(runs.run, 'valid', results).groupby('run', sort=False)}
 
+def mean_temperature(
+    runs,         # facts of the runs of one model, with validation clips
+    results=None  # the results folder
+) -> float:       # mean over the runs
+    "What the logits of a model are divided by."
+    return float(np.mean(list(temperatures(runs, results).values())))
+
 def calibration(
     runs,         # facts of the runs of one model
     results=None  # the results folder
@@ -382,7 +389,7 @@ def calibration(
     raw = answers(runs, results)
     out = dict(accuracy=float(accuracy(raw)), confidence=float(raw[labels_of(raw)].max(axis=1).mean()), ece=ece(raw))
     if not (runs.n_valid > 0).all(): return out
-    return out | dict(temperature=float(np.mean(list(temperatures(runs, results).values()))), ece_rescaled=ece(answers(runs, results, calibrated=True)))
+    return out | dict(temperature=mean_temperature(runs, results), ece_rescaled=ece(answers(runs, results, calibrated=True)))
 
 def calibration_table(
     protocol: str = 'emobox',

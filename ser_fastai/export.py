@@ -175,7 +175,7 @@ def to_onnx(
 # %% ../nbs/51_export.ipynb #8afdf672
 CALIBRATE = 128  # clips that the ranges are taken from, spread evenly over those given
 ALIKE = .99      # share of clips with the same answer that one may hope for
-WEIGHTS = {'signed, 7 bits': dict(weight_type='QInt8', reduce_range=True), 'unsigned, 8 bits': dict(weight_type='QUInt8')}  # the quicker first
+WEIGHTS = {'signed, 7 bits': ('QInt8', True), 'unsigned, 8 bits': ('QUInt8', False)}  # onnxruntime's type, and is one bit left free? the quicker first
 
 def to_int8(
     path,          # a graph of `to_onnx` from a CNN
@@ -190,9 +190,10 @@ def to_int8(
         def get_next(self): return None if (x := next(feed, None)) is None else dict(samples=x[None].astype('float32'))
     nodes = onnx.load(str(path)).graph.node
     body = [n.name for n in nodes if '/net/net.0/' in n.name]
+    kind, free_bit = WEIGHTS[weights]
     logging.disable(logging.WARNING)
     try: q.quantize_static(str(path), str(to), Clips(), quant_format=q.QuantFormat.QDQ, per_channel=True, activation_type=q.QuantType.QUInt8,
-                           **WEIGHTS[weights] | dict(weight_type=q.QuantType[WEIGHTS[weights]['weight_type']]), nodes_to_exclude=[n.name for n in nodes if n.name not in body])
+                           weight_type=q.QuantType[kind], reduce_range=free_bit, nodes_to_exclude=[n.name for n in nodes if n.name not in body])
     finally: logging.disable(logging.NOTSET)
     return Path(to)
 
