@@ -349,6 +349,7 @@ def serving(
         _, url, _ = app.launch(
             server_name=host, server_port=port, inbrowser=open, prevent_thread_lock=True, quiet=True, share=False, ssr_mode=False, max_threads=8,
             max_file_size=int(max_mb*2**20), enable_monitoring=False, footer_links=['api'], css=CSS,
+            state_session_capacity=100,   # Gradio remembers the last answer of so many visitors, the voice in it, also of those who left; 10,000 if not told
             theme=gr.themes.Default(primary_hue='blue', secondary_hue='blue', font=FONT, font_mono=['monospace']),
             head=f'<meta http-equiv="Content-Security-Policy" content="{OFFLINE}">', app_kwargs=dict(routes=upload_routes(uploads, max_mb), middleware=[Middleware(files_alone)]))
         over = threading.Event()

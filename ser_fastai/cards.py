@@ -190,8 +190,7 @@ def card(
 def _fairness(pred, results):
     _, gaps = fairness_table(pred, results)
     if not len(gaps): return 'The clips name no groups to compare.'
-    n = gaps.n_speakers.min()
-    few = '' if enough(n) else f' {n} speakers are too few for an interval, which needs {FEW}.'
+    few = '' if enough(gaps.n_speakers.min()) else f' An interval needs {FEW} speakers in each group.'
     return (f'{to_markdown(show_fairness(gaps))}\nUAR over the emotions that all groups have. Best and worst are picked after the fact, so of many groups some lie apart by chance: '
             f'*by lot* is the mean distance of groups dealt by lot, and p how often they lie as far apart.{few}')
 

@@ -412,7 +412,7 @@ def fairness_table(
     by=GROUPS,      # columns of clips.csv
     n_boot: int = 1000
 ) -> tuple:         # one row a group: attribute, group, n, score, lo, hi; one row an attribute: attribute, n_speakers, best, worst, difference, lower, upper, shuffled, p
-    "UAR by group, and the distance between the best and the worst group, over the emotions that all groups have, beside that of groups dealt by lot; no interval over fewer than `FEW` speakers."
+    "UAR by group, and the distance between the best and the worst group, over the emotions that all groups have, beside that of groups dealt by lot; no interval where a group has fewer than `FEW` speakers, which `n_speakers` counts in the smallest (by speaker: in all)."
     about = load_clips(results).set_index('clip').loc[pred['clip']]
     groups, gaps = [], []
     for k in by:
@@ -423,12 +423,12 @@ def fairness_table(
         who = part['clip'].to_numpy() if k == 'speaker' else about.speaker[known].to_numpy()
         of_people = k != 'speaker' and (about[k][known].groupby(about.speaker[known]).nunique() == 1).all()   # else clips are dealt
         chance = shuffled_gap(part, g, about.speaker[known] if of_people else part['clip'])
-        n = about.speaker[known].nunique()
+        each = about.speaker[known].groupby(g).nunique()
+        n = len(each) if k == 'speaker' else each.min()
         groups.append(group_scores(part, g, who, n_boot=n_boot).assign(attribute=k))
+        if k != 'speaker': groups[-1].loc[~groups[-1].group.map(each).map(enough), ['lo', 'hi']] = np.nan    # one speaker's interval is over clips
         gaps.append(dict(attribute=k, n_speakers=n) | gap(part, g, who, n_boot=n_boot)._asdict() | dict(shuffled=chance.mean, p=chance.p))
-        if enough(n): continue
-        gaps[-1] |= dict(lower=np.nan, upper=np.nan)
-        if k != 'speaker': groups[-1] = groups[-1].assign(lo=np.nan, hi=np.nan)    # one speaker's interval is over clips
+        if not enough(n): gaps[-1] |= dict(lower=np.nan, upper=np.nan)
     return (pd.concat(groups, ignore_index=True) if groups else pd.DataFrame()), pd.DataFrame(gaps)
 
 def show_fairness(
@@ -436,7 +436,7 @@ def show_fairness(
 ) -> pd.DataFrame:   # all text
     "The gaps as they are read, in points of UAR."
     return pd.DataFrame([{'by': r.attribute, 'best': r.best, 'worst': r.worst, 'points apart': f'{100*r.difference:.1f}',
-                          '95 %': f'{r.n_speakers} speakers' if pd.isna(r.lower) else ' to '.join(points(x).strip('+') for x in (r.lower, r.upper)),
+                          '95 %': f'{r.n_speakers} speaker' + 's'*(r.n_speakers != 1) if pd.isna(r.lower) else ' to '.join(points(x).strip('+') for x in (r.lower, r.upper)),
                           'by lot': '' if pd.isna(r.shuffled) else f'{100*r.shuffled:.1f}', 'p': p_value(r.p)} for r in gaps.itertuples()])
 
 # %% ../nbs/10a_compare.ipynb #7dcc6c25

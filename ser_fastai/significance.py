@@ -175,13 +175,15 @@ def gap(
     seed: int = 0,
     level: float = .95
 ) -> Gap:               # names of the two groups, their difference and its interval
-    "Best minus worst group, over the classes that all groups have, with its bootstrap interval over speakers."
+    "Best minus worst group, over the classes that all groups have, with a bootstrap interval over speakers that allows for picking the two."
     names, cm = _group_counts(pred, groups, speakers)
     if len(names) < 2: raise SerError(f'a gap needs two groups, and there is only {names[0]}')
     score, boot = metric(cm.sum(0)), _group_boot(cm, metric, n_boot, seed)
-    best, worst = score.argmax(), score.argmin()
-    q = pd.Series(boot[:, best] - boot[:, worst]).quantile([(1 - level)/2, (1 + level)/2])  # skips NaN
-    return Gap(names[best], names[worst], float(score[best] - score[worst]), *q.tolist())
+    best, worst, moved = score.argmax(), score.argmin(), boot - score
+    drawn = ~np.isnan(moved).all(0)                  # not so for a single speaker, whose score no draw of speakers changes
+    half = pd.Series(np.ptp(moved[:, drawn], axis=1) if drawn[[best, worst]].all() else []).quantile(level)  # skips NaN
+    d = float(score[best] - score[worst])
+    return Gap(names[best], names[worst], d, d - half, d + half)
 
 # %% ../nbs/09a_significance.ipynb #2a08d8e1
 Shuffled = namedtuple('Shuffled', 'mean p')

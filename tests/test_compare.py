@@ -110,7 +110,8 @@ def test_how_often_chance_sets_groups_as_far_apart(corpus, tmp_path):
     gaps = C.fairness_table(pred, tmp_path, n_boot=50)[1].set_index('attribute')
     assert gaps.p['gender'] < .02 < .1 < gaps.p['intensity'] and (gaps.difference - gaps.shuffled)['gender'] > .2
     shown = C.show_fairness(gaps.reset_index()).set_index('by')
-    assert shown.p['gender'] == f'{gaps.p["gender"]:.3f}' and shown['95 %']['gender'].count(' to ') == 1 and (gaps.n_speakers == 12).all()
+    assert shown.p['gender'] == f'{gaps.p["gender"]:.3f}' and gaps.n_speakers.to_dict() == dict(gender=5, intensity=12, speaker=12)
+    assert shown['95 %']['gender'] == '5 speakers' and shown['95 %']['intensity'].count(' to ') == 1    # five of a gender are too few, a dozen people are not
 
 def test_a_handful_of_speakers_has_no_interval(corpus, tmp_path):
     save(tmp_path, corpus, SVM, .5, folds=[0])                           # two actors
@@ -119,7 +120,7 @@ def test_a_handful_of_speakers_has_no_interval(corpus, tmp_path):
     assert gaps[['lower', 'upper']].isna().all(axis=None) and gaps.difference.notna().all()
     assert groups.lo.notna().eq(groups.attribute == 'speaker').all()     # a speaker's own interval is over clips
     page = run_card(runs.run[0], tmp_path)
-    assert '| 2 speakers |' in page and '2 speakers are too few for an interval' in page and 'nan' not in page
+    assert '| 2 speakers |' in page and 'An interval needs 10 speakers in each group' in page and 'nan' not in page
     scores = dict(accuracy=.5, accuracy_lo=.4, accuracy_hi=.6, unseen_speakers=True)
     said = {n: in_short(dict(data={}, labels='ab', scores=dict(emobox=scores | dict(speakers=n)))) for n in (9, 10)}
     assert '50 % right (9 speakers, too few for an interval)' in said[9] and '(95 % interval 40 to 60)' in said[10]

@@ -163,7 +163,16 @@ def test_gap_uses_one_draw_for_all_groups(rng):
     assert found.upper - found.lower < (table.hi - table.lo).min()
     a, b = (pred[sentence == s].reset_index(drop=True) for s in ('dogs', 'kids'))
     b = b.assign(clip=a['clip'])  # two sentences are two systems on the same occasions
-    assert found[3:] == pytest.approx(paired_bootstrap(a, b, who[::2], accuracy))
+    assert found[3:] == pytest.approx(paired_bootstrap(a, b, who[::2], accuracy), abs=.01)   # as far to both sides here
+
+def test_gap_allows_for_picking(rng):
+    "Speakers who are alike: the interval of the gap between the best and the worst of them holds zero."
+    who = np.repeat(np.arange(24), 30)
+    found = [gap(p, who, p['clip'], accuracy, n_boot=200) for p in (system(rng.random(720) < .6) for _ in range(20))]
+    assert all(g.difference > .1 for g in found)            # far apart, and by chance
+    assert sum(g.lower > 0 for g in found) <= 4
+    strong = system(rng.random(720) < np.where(who < 2, .95, .2))
+    assert gap(strong, who, strong['clip'], accuracy, n_boot=200).lower > 0
 
 def test_shuffled_gap_is_what_chance_gives(rng):
     pred = predictions(rng).drop_duplicates('clip').reset_index(drop=True)
