@@ -228,16 +228,21 @@ def _again(data):
 def ser_report(
     results: str = None,          # where runs are stored; default results/ of the checkout
     out: str = 'report',          # where the table, the figures and the report go
-    corpora: str = 'ravdess',     # whose runs
+    corpora: str = None,          # whose runs; default RAVDESS where there are any of it, else what has most runs
     data: str = None,             # with it, the figures that need audio are drawn too
     notebooks: store_true = False, # in a checkout: run the report notebooks again too, and the README
 ):
     "Draw every table and figure again from stored results, the same to the byte."
-    from ser_fastai.report import write_report
+    from ser_fastai.report import usual_corpora, write_report
     from ser_fastai.results import index_runs
     if not (results_path(results)/'runs').is_dir(): raise SerError(f'{results_path(results)} holds no runs: ser_run writes them.')
     index_runs(results)
-    df = load_any(corpora, data) if data or os.environ.get('SER_DATA') else None
+    corpora = corpora or usual_corpora(results)
+    try: df = load_any(corpora, data) if data or os.environ.get('SER_DATA') else None
+    except SerError as e:
+        if data: raise
+        df = None
+        print(f'{e} Figures that show recordings are left out.', file=sys.stderr)
     if notebooks: _again(data)
     print(Path(write_report(results_path(results), Path(out), df, corpora=corpora)).resolve())
 

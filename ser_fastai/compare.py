@@ -22,7 +22,7 @@ from .calibration import ece, plot_reliability, rescaled, temperature
 from .core import SerError, label_order, results_path
 from .evaluate import COLORS, accuracy, check_predictions, complete, labels_of, uar
 from .results import (MODEL, PAPER, RANDOM, TESTED, check_truth, complete_runs, enough, load_clips, load_predictions, load_runs, percent,
-                                scores, shared)
+                                read_table, scores, shared)
 from .significance import (gap, group_scores, holm, mcnemar, paired, paired_bootstrap, permutation_test, plot_groups,
                                      shuffled_gap)
 from .splits import PROTOCOLS
@@ -43,9 +43,9 @@ def load_peers(
     "The answers of published systems under a protocol; none where nobody measured them."
     f = results_path(results)/'peers'/f'{protocol}.csv'
     if not f.exists(): return {}
-    df = pd.read_csv(f, dtype=str)
-    if list(df.columns[:2]) != ['clip', 'truth']: raise SerError(f'{f} line 1: expected the columns clip, truth and one for each system; restore the file')
+    df = read_table(f, ['clip', 'truth'], dtype=str)
     labels, out = label_order(df.truth.dropna()), {}
+    if strange := [k for k in df.columns[2:] if k not in PEERS]: raise SerError(f'{f} line 1: "{strange[0]}" is no system of `PEERS`; restore the file')
     for name in df.columns[2:]:
         bad = ~df[name].isin(labels).to_numpy()
         if bad.any(): raise SerError(f'{f} line {bad.argmax() + 2}: {name} answers "{df[name][bad.argmax()]}", which is none of the labels; restore the file')
@@ -322,7 +322,7 @@ def ablation_table(
         for name, c in g[g.recipe != base].groupby('recipe'):
             changed = answers(c, results)
             if not set(changed.pair) & set(pred.pair): left.append(f'{name} ({what}, no seed of the base)')
-            else: rows.append(dict(setting=what, change=name.removeprefix(base), transductive=bool(c.transductive.any()), runs=len(c)) |
+            else: rows.append(dict(setting=what, change=name.removeprefix(base), transductive=bool(c.transductive.any()), runs=len(set(changed.pair) & set(pred.pair))) |
                               compare(changed, pred, speakers, n_perm=n_perm))
     df = pd.DataFrame(rows, columns=None if rows else ['setting', 'change', 'transductive', 'runs', 'difference', 'p'])
     df = df.assign(p_holm=holm(df.p.to_numpy(float))).sort_values('difference', ascending=False, ignore_index=True)

@@ -8,6 +8,7 @@ __all__ = ['RECIPES', 'ABLATIONS', 'TRAINERS', 'adapt', 'weights_name', 'environ
 
 # %% ../nbs/30_experiment.ipynb #ed7d1e80
 import hashlib, os, platform, subprocess, time, traceback
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -27,7 +28,7 @@ from .features import build_features
 from .models.cnn import train_cnn
 from .models.lstm import train_lstm
 from .models.svm import train_svm
-from .results import PARTS, done, index_runs, read_run, recipe_facts, run_id, save_run
+from .results import PARTS, check_place, done, index_runs, read_run, recipe_facts, run_id, save_run
 from .splits import PROTOCOLS, Split, check_leaks, leaks, n_folds, split
 from .train import prediction_frame
 
@@ -183,6 +184,7 @@ def run_one(
     "Train, score and store; a run that is stored already is not repeated, one that was interrupted goes on, and one that leaks does not start."
     recipe, s = adapt(recipe, weights=weights), split(df, protocol, fold, seed)
     corpora, test_corpora = corpora_of_run(df, protocol, s)
+    check_place(corpora, results)
     run = run_id(recipe, corpora, protocol, fold, seed, test_corpora)
     checkpoint = cache_path()/'checkpoints'/f'{run}-{_key(df, s.train)}.pt'
     with _lock(run, wait):
@@ -195,10 +197,10 @@ def run_one(
             if report: tqdm.write(str(found))
             trained = train(df, recipe, s, seed, weights, checkpoint)
             test, valid = [prediction_frame(df, rows, trained.predict_proba(rows), trained.labels) for rows in (s.test, s.valid)]
+            save_run(facts | dict(n_params=trained.n_params, seconds=round(trained.earlier + time.time() - start, 1)), test, valid, trained.curves, df, results)
         except Exception as e:
             save_run(facts | dict(seconds=round(time.time() - start, 1), error=_why(e)), results=results)
             raise
-        else: save_run(facts | dict(n_params=trained.n_params, seconds=round(trained.earlier + time.time() - start, 1)), test, valid, trained.curves, df, results)
         finally: index_runs(results)
         checkpoint.unlink(missing_ok=True)
     return run
@@ -232,6 +234,7 @@ def run_grid(
     for p, f, seed in splits_of(df, protocols, folds, seeds):
         s = split(df, p, f, seed)
         (corpora, test_corpora), found = corpora_of_run(df, p, s), leaks(df, s, p, f)
+        check_place(corpora, results)
         reports.setdefault((p, *(k for k, v in found.shared.items() if v.n)), []).append(found)
         made += [_made_of(df, s)]*len(recipes)
         rows += [dict(run=run_id(r, corpora, p, f, seed, test_corpora), recipe=r.name, protocol=p, fold=f, seed=seed, status='done', error=None)
@@ -245,9 +248,11 @@ def run_grid(
         for wait in (False, True):       # what another process is training is passed over, and looked at again in the end
             work = (delayed(_attempt)(i, df, r, row['protocol'], row['fold'], row['seed'], weights, results, wait, jobs > 1) for i, (row, r) in enumerate(todo))
             ended = Parallel(jobs, return_as='generator_unordered', batch_size=1, pre_dispatch='all')(work)
-            for i, status, error in (bar := progress(ended, total=len(todo), desc='runs')):
-                bar.set_postfix_str(todo[i][0]['run'])
-                todo[i][0].update(status=status, error=error)
+            try:
+                for i, status, error in (bar := progress(ended, total=len(todo), desc='runs')):
+                    bar.set_postfix_str(todo[i][0]['run'])
+                    todo[i][0].update(status=status, error=error)
+            except BrokenProcessPool: raise SerError('the system ended a training, mostly for want of memory: start again with fewer --jobs. What was done is kept.') from None
             todo = [(row, r) for row, r in todo if row['status'] == 'busy']
             if not todo: break
             tqdm.write(f'{len(todo)} of these runs are being trained by another process; waiting for it.')

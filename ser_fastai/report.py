@@ -6,10 +6,11 @@
 __all__ = ['STYLE', 'BLUE', 'ORANGE', 'PAIRS', 'CNNS', 'Observation', 'OBSERVATIONS', 'CSS', 'Fig', 'FIGURES', 'REPO',
            'SYNTHETIC', 'NEIGHBOURS', 'styled', 'png', 'one_of_each', 'fig_spectrograms', 'fig_classes',
            'fig_waveforms', 'tested', 'loss_pair', 'fig_losses', 'fig_confusion', 'end_losses', 'pair_confusion',
-           'observations', 'table_html', 'headline', 'unseen_cost', 'observations_html', 'draw_figures', 'write_report']
+           'observations', 'table_html', 'headline', 'unseen_cost', 'observations_html', 'draw_figures',
+           'usual_corpora', 'write_report']
 
 # %% ../nbs/11_report.ipynb #e5d3dfe4
-import base64, io
+import base64, io, re
 from collections import namedtuple
 from contextlib import contextmanager
 from pathlib import Path
@@ -490,6 +491,15 @@ def _frame_html(df):
     "A frame of text as a table."
     return Table(Thead(Tr(*(Th(str(c), scope='col') for c in df))), Tbody(*(Tr(Th(str(r[0]), scope='row'), *(Td(str(v)) for v in r[1:])) for r in df.itertuples(index=False))))
 
+_OURS = r'(figure\d|gap|pairs_\w+|calibration|fairness|ablation)\.(png|csv)'   # the files that not every report has
+
+def usual_corpora(
+    results=None  # the results folder
+) -> str:         # RAVDESS where there are runs of it, or none at all; else what has most runs
+    "Whose results a report shows that is not told."
+    every = load_runs(results).corpora
+    return 'ravdess' if not len(every) or (every == 'ravdess').any() else every.mode()[0]
+
 def write_report(
     results=None,          # the results folder
     out='report',          # the folder to write to
@@ -497,12 +507,11 @@ def write_report(
     title: str = None,
     notes=(),              # sentences about this run, such as the settings that were shrunk
     committed=None,        # results on real speech to show beside synthetic ones; those of the checkout without it
-    corpora: str = None,   # whose results; those of `df`, else RAVDESS where there are runs, else what has most runs
+    corpora: str = None,   # whose results; those of `df`, else as `usual_corpora` says
 ) -> Path:                 # the page
     "Write table1.csv, table1.md, figure1.png to figure5.png, a table and a picture of each comparison, and index.html with all of it."
-    every = load_runs(results)
     if not corpora and df is not None: corpora = ','.join(sorted(df.corpus.unique()))
-    if not corpora: corpora = 'ravdess' if not len(every) or (every.corpora == 'ravdess').any() else every.corpora.mode()[0]
+    corpora = corpora or usual_corpora(results)
     synth, runs, table = 'synth' in corpora.split(','), tested(results, corpora), table1(results, corpora=corpora)
     out, title = Path(out), title or f'Emotion in speech: {_titles(corpora)}'
     pictures, missing = draw_figures(results, df, corpora)
@@ -516,7 +525,8 @@ def write_report(
              **{f'figure{i}.png': data for i, data in pictures.items()}, **{f'{name}.png': data for name, data in drawn.items()},
              **{f'{name}.csv': c.table.round(6).to_csv(index=False, lineterminator='\n').encode() for name, c in beyond.items()}, 'index.html': page.encode()}
     try:
-        for i in missing: (out/f'figure{i}.png').unlink(missing_ok=True)
+        for f in out.glob('*.*'):      # of a report on other results
+            if re.fullmatch(_OURS, f.name) and f.name not in files: f.unlink()
         for name, data in files.items():
             with atomic_write(out/name) as tmp: tmp.write_bytes(data)
     except OSError as e: raise SerError(f'{out} cannot be written ({e.strerror}); name another folder for the report') from e

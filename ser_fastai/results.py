@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['FACTS', 'COMPUTED', 'CURVES', 'CLIPS', 'PARTS', 'RANDOM', 'FEW', 'MODEL', 'TESTED', 'PAPER', 'run_id', 'recipe_facts',
-           'rounded', 'load_clips', 'merge_clips', 'save_run', 'read_run', 'done', 'load_runs', 'index_runs',
-           'read_predictions', 'check_truth', 'load_predictions', 'load_curves', 'enough', 'scores', 'summarise',
-           'shared', 'complete_runs', 'whole_seeds', 'table1', 'percent', 'show_table1', 'to_markdown']
+           'rounded', 'read_table', 'load_clips', 'merge_clips', 'check_place', 'save_run', 'read_run', 'done',
+           'load_runs', 'index_runs', 'read_predictions', 'check_truth', 'load_predictions', 'load_curves', 'enough',
+           'scores', 'summarise', 'shared', 'complete_runs', 'whole_seeds', 'table1', 'percent', 'show_table1',
+           'to_markdown']
 
 # %% ../nbs/10_results.ipynb #83ec97cf
 import io, json, re
@@ -73,13 +74,30 @@ def rounded(
 # %% ../nbs/10_results.ipynb #9f67b270
 def _csv(df): return df.to_csv(index=False, lineterminator='\n')
 
+def read_table(
+    path,        # a CSV of the results folder
+    columns=(),  # what its first columns are called
+    **kwargs     # as of `pd.read_csv`
+) -> pd.DataFrame:
+    "A stored table, or a sentence that names the file and the line."
+    try: df = pd.read_csv(path, skip_blank_lines=False, **kwargs)   # else the line numbers of what follows would be wrong
+    except FileNotFoundError: raise SerError(f'{path} is missing; restore it or repeat its run') from None
+    except ValueError as e: raise SerError(f'{path} cannot be read ({str(e).strip()}); restore the file or repeat its run') from e
+    if list(df.columns[:len(columns)]) != list(columns): raise SerError(f'{path} line 1: expected the columns {", ".join(columns)}; restore the file or repeat its run')
+    return df
+
 def load_clips(
     results=None  # the results folder
 ) -> pd.DataFrame:  # `CLIPS`: duration in seconds, the rest as text
     "What is known of every clip that a prediction names."
     f = results_path(results)/'clips.csv'
-    df = pd.read_csv(f, dtype=str, keep_default_na=False) if f.exists() else pd.DataFrame(columns=CLIPS, dtype=str)
-    return df.assign(duration=pd.to_numeric(df.duration))
+    if not f.exists(): return pd.DataFrame(columns=CLIPS, dtype=str).astype({'duration': float})
+    df = read_table(f, CLIPS, dtype=str, keep_default_na=False)
+    duration = pd.to_numeric(df.duration, errors='coerce')
+    for bad, what in [((df[['corpus', 'emotion']] == '').any(axis=1), 'fields are missing'), (duration.isna() & (df.duration != ''), 'the duration is no number'),
+                      (df['clip'].duplicated(), 'a clip that stood above already')]:
+        if bad.any(): raise SerError(f'{f} line {bad.argmax() + 2}: {what} ({df["clip"].iloc[bad.argmax()]}); restore the file')
+    return df.assign(duration=duration)
 
 # %% ../nbs/10_results.ipynb #5f71773b
 def merge_clips(
@@ -100,6 +118,16 @@ def merge_clips(
             with atomic_write(f) as tmp: tmp.write_text(_csv(new), encoding='utf8', newline='')
 
 # %% ../nbs/10_results.ipynb #ba915eb7
+def check_place(
+    corpora: str, # e.g. "emodb,ravdess"
+    results=None  # the results folder
+):
+    "Refuse to keep figures of synthetic speech among the committed ones."
+    root = results_path(results)
+    committed = (repo_path()/'settings.ini').exists() and root.resolve() == (repo_path()/'results').resolve()
+    if committed and 'synth' in corpora.split(','):
+        raise SerError(f'{root} holds figures of real speech only; give the synthetic corpus a folder of its own with --results')
+
 def save_run(
     facts: dict,   # every name of `FACTS`; `COMPUTED` ones, status and error may be left out
     test=None,     # predictions for the test clips; none if the run failed
@@ -113,9 +141,7 @@ def save_run(
     if wrong := set(facts) ^ set(FACTS): raise ValueError(f'missing or unknown facts: {sorted(wrong)}')
     if (facts['status'] == 'failed') != (test is None): raise ValueError('a run has predictions, or it failed')
     root, run = results_path(results), facts['run']
-    committed = (repo_path()/'settings.ini').exists() and root.resolve() == (repo_path()/'results').resolve()
-    if committed and 'synth' in facts['corpora'].split(','):
-        raise SerError(f'{root} holds figures of real speech only; give the synthetic corpus a folder of its own with --results')
+    check_place(facts['corpora'], root)
     named = set()
     for part, pred in dict(test=test, valid=valid).items():
         if pred is None or not len(pred): continue
@@ -144,8 +170,10 @@ def read_run(
     "The facts of one run."
     f = results_path(results)/'runs'/f'{run}.json'
     if not f.exists(): raise SerError(f'there is no run {f}; ser_run writes it')
-    try: return json.loads(f.read_text())
-    except ValueError as e: raise SerError(f'{f} is damaged ({e}); restore it, or delete it and run again') from e
+    try: facts, why = json.loads(f.read_text()), 'it lacks facts of a run'
+    except ValueError as e: facts, why = None, e
+    if isinstance(facts, dict) and set(FACTS) <= set(facts): return facts
+    raise SerError(f'{f} is damaged ({why}); restore it, or delete it and run again')
 
 # %% ../nbs/10_results.ipynb #1df79980
 def done(
@@ -185,10 +213,7 @@ def read_predictions(
     path  # a file as `save_run` writes it
 ) -> pd.DataFrame:
     "Read and check one file of predictions."
-    try: df = pd.read_csv(path, dtype=dict(clip=str, truth=str), keep_default_na=False)
-    except FileNotFoundError as e: raise SerError(f'{path} is missing; restore it or repeat its run') from e
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as e:
-        raise SerError(f'{path} cannot be read ({str(e).strip()}); restore the file or repeat its run') from e
+    df = read_table(path, dtype=dict(clip=str, truth=str), keep_default_na=False)
     labels = labels_of(df)
     return check_predictions(df.assign(**{c: pd.to_numeric(df[c], errors='coerce') for c in labels}), path)
 
@@ -214,11 +239,18 @@ def load_predictions(
     results=None        # the results folder
 ) -> pd.DataFrame:      # run, clip, truth, one probability column a label
     "Stored predictions of runs with one set of labels, pooled."
-    out, truth = {}, load_clips(results).set_index('clip').emotion
+    out, truth, answered = {}, load_clips(results).set_index('clip').emotion, {}
     for run in _names(runs):
-        f = results_path(results)/PARTS[part]/f'{run}.csv'
-        out[run], n = check_truth(read_predictions(f), truth, f), read_run(run, results)[f'n_{part}']
+        f, facts = results_path(results)/PARTS[part]/f'{run}.csv', read_run(run, results)
+        out[run], n = check_truth(read_predictions(f), truth, f), facts[f'n_{part}']
         if len(out[run]) != n: raise SerError(f'{f} holds {len(out[run])} of {n} clips; restore the file or repeat its run')
+        if part != 'test': continue
+        before = answered.setdefault(repr([facts[k] for k in (*MODEL, *TESTED, 'seed')]), {})   # by other folds of this model and seed
+        twice = out[run]['clip'].isin(before)
+        if twice.any():
+            clip = out[run]['clip'][twice.argmax()]
+            raise SerError(f'{f} line {twice.argmax() + 2}: {clip} is tested in {before[clip]} already; restore the file or repeat its run')
+        before.update(dict.fromkeys(out[run]['clip'], run))
     if len({tuple(p) for p in out.values()}) > 1: raise SerError(f'{f}: its labels are not those of the other runs; load them apart')
     return pd.concat(out, names=['run']).reset_index('run').reset_index(drop=True)
 
@@ -229,7 +261,7 @@ def load_curves(
 ) -> pd.DataFrame:  # `CURVES` and run; runs without curves are left out
     "Losses by epoch, as `plot_curves` takes them."
     files = [results_path(results)/'curves'/f'{r}.csv' for r in _names(runs)]
-    found = [pd.read_csv(f).assign(run=f.stem) for f in files if f.exists()]
+    found = [read_table(f, CURVES).assign(run=f.stem) for f in files if f.exists()]
     return pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=[*CURVES, 'run'])
 
 # %% ../nbs/10_results.ipynb #bf51c23d

@@ -70,10 +70,10 @@ def speaker_folds(
 ) -> list:             # one list of speakers a fold
     "Which speakers are tested together."
     speakers = _named(df, df.speaker, 'speaker')
-    actors = [s for s in speakers if s.startswith('ravdess_')]
-    if not (published and actors): return [[s] for s in speakers]
-    folds = [[s for s in actors if int(s.split('_')[1]) in fold] for fold in published]
-    for i, s in enumerate(s for s in speakers if s not in actors): folds[i % len(folds)].append(s)
+    actor = {f'ravdess_{i:02}': i for fold in published or () for i in fold}
+    if not any(s in actor for s in speakers): return [[s] for s in speakers]
+    folds = [[s for s in speakers if actor.get(s) in fold] for fold in published]
+    for i, s in enumerate(s for s in speakers if s not in actor): folds[i % len(folds)].append(s)
     folds = [f for f in folds if f]
     return folds if len(folds) > 1 else [[s] for s in speakers]   # a few actors of one fold
 
@@ -190,7 +190,8 @@ _SAID = dict(   # what clips can have in common -> how a report counts it
 _MEANS = dict(    # the first of these that is shared -> what that does to the claim
     recording='what is tested was learnt by heart, so the score is too high',
     speaker='the score says how well known voices are recognised, not how a new speaker would be',
-    sentence='the score says how well known sentences are recognised, not how a new one would be')
+    sentence='the score says how well known sentences are recognised, not how a new one would be',
+    corpus='the score says how well a known corpus is recognised, not how a new one would be')
 
 def _and(xs): return ' and '.join(filter(None, [', '.join(xs[:-1]), *xs[-1:]]))
 
@@ -215,7 +216,7 @@ class Leaks:
             old = [f'{k}s are shared' for k in ('speaker', 'sentence') if of[k].n]
             return f'{self.name}: clean: ' + '; '.join(filter(None, [f'{_and([*new, "no identical recording"])} in training', *old, dark]))
         told = [_SAID[k].format(x) for k, x in of.items() if x.n]
-        told = [f'{_and(told)} are in training: {next(m for k, m in _MEANS.items() if of[k].n)}'] if told else []
+        told = [f'{_and(told)} are in training: {next(m for k, m in _MEANS.items() if k in of and of[k].n)}'] if told else []
         return '\n'.join(f'{self.name}: {line}' for line in [*told, *([f'{dark}, so more may be shared than is counted'] if dark else [])])
 
 # %% ../nbs/05_splits.ipynb #2870da41

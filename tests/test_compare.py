@@ -133,8 +133,9 @@ def test_a_clip_that_nobody_answered_is_missed(made, corpus, tmp_path):
     with pytest.raises(SerError, match=f'emobox.csv lacks the clip {corpus["clip"].iloc[-1]}'): C.systems('emobox', tmp_path/'r')
 
 @pytest.mark.parametrize('text, said', [
-    ('clip,truth,a\nx,sad,sad\ny,happy,glad\n', 'line 3: a answers "glad"'), ('id,truth,a\nx,sad,sad\n', 'line 1: expected the columns'),
-    ('clip,truth,a\nx,sad,sad\nx,happy,sad\n', 'stood above already'), ('clip,truth,a\nx,sad,\ny,happy,sad\n', 'line 2: a answers "nan"')])
+    ('clip,truth,emocatcher\nx,sad,sad\ny,happy,glad\n', 'line 3: emocatcher answers "glad"'), ('id,truth,emocatcher\nx,sad,sad\n', 'line 1: expected the columns'),
+    ('clip,truth,emocatcher\nx,sad,sad\nx,happy,sad\n', 'stood above already'), ('clip,truth,emocatcher\nx,sad,\ny,happy,sad\n', 'line 2: emocatcher answers "nan"'), ('', 'cannot be read'),
+    ('clip,truth,strange\nx,sad,sad\n', 'line 1: "strange" is no system')])
 def test_bad_peers_are_refused(text, said, tmp_path):
     (tmp_path/'peers').mkdir()
     (tmp_path/'peers'/'luna.csv').write_text(text)

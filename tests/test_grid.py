@@ -1,8 +1,9 @@
 "Grids of several processes: nothing is trained twice, a killed process blocks nobody, and the list of runs keeps up."
 import os, signal, subprocess, sys, time
-import pandas as pd, pytest
+from threading import Thread
+import pandas as pd, psutil, pytest
 from filelock import Timeout
-from ser_fastai import cli, experiment as X
+from ser_fastai import cli, experiment as X, results as R
 from ser_fastai.core import SerError
 from ser_fastai.results import done, load_runs
 from test_train import cache, made
@@ -45,6 +46,26 @@ def test_a_killed_process_blocks_nobody(made, tmp_path):
         with pytest.raises(Timeout): first()
     finally: os.kill(p.pid, signal.SIGKILL); p.communicate()
     assert not len(load_runs(tmp_path/'results')) and done(first(), tmp_path/'results')
+
+def test_a_killed_worker_ends_a_grid_in_a_sentence(made, tmp_path):
+    def ended(): return len(load_runs(tmp_path))
+    def killer():
+        while not ended(): time.sleep(.02)
+        next(c for c in psutil.Process().children(recursive=True) if 'popen_loky' in ' '.join(c.cmdline())).kill()
+    thread = Thread(target=killer)
+    thread.start()
+    with pytest.raises(SerError, match='fewer --jobs'): X.run_grid(made[0], [X.RECIPES['svm']], ['loso'], seeds=range(30), results=tmp_path, jobs=2)
+    thread.join()
+    assert 0 < ended() < 150 and set(load_runs(tmp_path).status) == {'done'}
+
+def test_synthetic_figures_are_refused_before_the_training(made, tmp_path, monkeypatch):
+    monkeypatch.setattr(R, 'repo_path', lambda: tmp_path)
+    (tmp_path/'settings.ini').write_text('')
+    monkeypatch.setitem(X.TRAINERS, 'svm', lambda *args: pytest.fail('it was trained'))
+    df = made[0].assign(corpus='synth')
+    for f in X.run_one, X.run_grid:
+        a = ('loso',) if f is X.run_one else ([X.RECIPES['svm']], ['loso'])
+        with pytest.raises(SerError, match='real speech only'): f(df, *((X.RECIPES['svm'],) if f is X.run_one else ()), *a, results=tmp_path/'results')
 
 def test_every_finished_run_is_listed_at_once(made, tmp_path, monkeypatch):
     listed, real = [], X.TRAINERS['svm']

@@ -108,14 +108,36 @@ def test_damage_is_named(corpus, tmp_path):
     run = save(corpus, tmp_path)
     f = tmp_path/'runs'/f'{run}.json'
     text = f.read_text()
-    f.write_text(text[:100])
-    with pytest.raises(SerError, match=f'{run}.json is damaged'): R.load_runs(tmp_path)
+    for bad in text[:100], '{}', '[]', 'null':
+        f.write_text(bad)
+        with pytest.raises(SerError, match=f'{run}.json is damaged'): R.load_runs(tmp_path)
+        with pytest.raises(SerError, match=f'{run}.json is damaged'): R.done(run, tmp_path)
     f.write_text(text)
     (tmp_path/'valid'/f'{run}.csv').unlink()
     with pytest.raises(SerError, match='is missing'): R.load_predictions(run, 'valid', tmp_path)
     save(corpus, tmp_path)
     (tmp_path/'clips.csv').write_text(','.join(R.CLIPS) + '\n')
     with pytest.raises(SerError, match='clips.csv lacks'): R.summarise(results=tmp_path, parts=['test'])
+
+@pytest.mark.parametrize('harm, said', {
+    'twice': (lambda L: [*L, L[5]], 'line 42: a clip that stood above already'), 'conflict': (lambda L: [*L[:3], '<<<<<<< HEAD', *L[3:]], 'line 4: fields are missing'),
+    'blank': (lambda L: [*L[:3], '', *L[3:]], 'line 4: fields are missing'), 'more fields': (lambda L: [*L, ','*20], 'line 42'), 'head': (lambda L: ['id' + L[0][4:], *L[1:]], 'line 1: expected the columns clip'),
+    'duration': (lambda L: [L[0], L[1].replace('3.21', '3;21'), *L[2:]], 'line 2: the duration is no number'), 'empty': (lambda L: [], 'cannot be read')}.values())
+def test_damaged_facts_of_clips_are_named(corpus, tmp_path, harm, said):
+    save(corpus, tmp_path)
+    f = tmp_path/'clips.csv'
+    f.write_text('\n'.join(harm(f.read_text().splitlines())) + '\n')
+    with pytest.raises(SerError, match=f'clips.csv.*{said}'): R.table1(tmp_path, n_boot=0)
+
+def test_a_clip_is_tested_in_one_fold(corpus, tmp_path):
+    who = corpus.speaker.str[-1].astype(int)
+    runs = [R.save_run(facts(protocol='emobox', fold=f), predictions(corpus[who % 2 == f]), None, None, corpus, tmp_path).stem for f in (0, 1)]
+    f, g = (tmp_path/'predictions'/f'{r}.csv' for r in runs)
+    assert len(R.load_predictions(runs, results=tmp_path)) == len(corpus)
+    (head, first, *rest), stranger = f.read_text().splitlines(), g.read_text().splitlines()[1]
+    assert first.split(',')[1] == stranger.split(',')[1]                          # the same emotion
+    f.write_text('\n'.join([head, stranger, *rest]) + '\n')
+    with pytest.raises(SerError, match=f'{runs[1]}.csv line 2: {stranger.split(",")[0]} is tested in {runs[0]} already'): R.table1(tmp_path, n_boot=0)
 
 def test_a_run_that_lost_its_answers_may_be_repeated(corpus, tmp_path):
     run = save(corpus, tmp_path)
@@ -231,6 +253,9 @@ def test_curves(corpus, tmp_path):
     c = pd.DataFrame(dict(epoch=[0, 1], train_loss=[2., 1.], train_clean_loss=[1.9, .9], valid_loss=[2., 1.5], valid_accuracy=[.1, .3]))
     run = R.save_run(facts(), predictions(corpus), None, c.assign(lr=0.), corpus, tmp_path).stem
     pd.testing.assert_frame_equal(R.load_curves([run, 'svm-without'], tmp_path)[R.CURVES], c)
+    for bad in '', 'a,b\n1,2\n':
+        (tmp_path/'curves'/f'{run}.csv').write_text(bad)
+        with pytest.raises(SerError, match=f'{run}.csv'): R.load_curves([run], tmp_path)
 
 def test_random_protocols_are_those_with_known_speakers():
     assert not [p for p in R.RANDOM if PROTOCOLS[p].unseen]

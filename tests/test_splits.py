@@ -16,6 +16,18 @@ def corpus(speakers, emotions=EIGHT, n=4, name='ravdess', genders='mf', sentence
             for k, s in enumerate(speakers) for e in emotions for i in range(n)]
     return pd.DataFrame(rows, columns=COLUMNS)
 
+def test_a_corpus_of_ones_own_may_be_called_ravdess_something():
+    df = pd.concat([corpus('abcdef', name='ravdess_2'), corpus(['01', '04', '09'])], ignore_index=True)
+    df['speaker'] = df.speaker.str.replace('/', '_')
+    tested = [set(df.speaker[split(df, 'emobox', f).test]) for f in range(n_folds(df, 'emobox'))]
+    assert set.union(*tested) == set(df.speaker) and sum(map(len, tested)) == 9 and max(map(len, tested)) < 4
+
+def test_what_is_shared_alone_is_told():
+    "Corpora on both sides, but neither a speaker nor a sentence."
+    df = pd.concat([corpus('xyz', name=c, sentences=None).assign(sentence=lambda d: d.speaker) for c in 'ab'], ignore_index=True)
+    s = Split(*(np.flatnonzero(df.speaker.str[-1] == k) for k in 'xyz'))
+    assert 'how well a known corpus is recognised' in str(leaks(df, s, 'cross', 0))
+
 def real_names():
     "RAVDESS as `load_corpus` gives it: 1440 names, two of them with the same samples."
     df = pd.DataFrame([parse_ravdess(clip_path(c)) for c in clip_plan(24)]).assign(corpus='ravdess', sha=lambda d: d.id)
