@@ -226,14 +226,15 @@ def files_alone(
     "Let requests name files, and no addresses."
     from starlette.responses import PlainTextResponse
     async def checked(scope, receive, send):
-        if scope['type'] != 'http' or scope['method'] != 'POST' or scope['path'].endswith('/upload'): return await app(scope, receive, send)
+        if scope['type'] != 'http' or scope['method'] != 'POST' or scope['path'].rstrip('/').endswith('/gradio_api/upload'): return await app(scope, receive, send)
         body, messages = b'', []
         while not messages or messages[-1].get('more_body'):
             messages.append(await receive())
             body += messages[-1].get('body', b'')
             if len(body) > 2**20: return await PlainTextResponse('The request is too large.', 413)(scope, receive, send)
         try: wrong = any('://' in str(p) for p in _named(json.loads(body)))
-        except (ValueError, RecursionError): wrong = False   # no JSON: gradio says so
+        except RecursionError: wrong = True      # nobody asks so deep
+        except ValueError: wrong = False         # no JSON: gradio says so
         if wrong: return await PlainTextResponse('This page takes a file and no address: send the file itself.', 400)(scope, receive, send)
         async def again(): return messages.pop(0) if messages else await receive()
         await app(scope, again, send)
@@ -313,7 +314,7 @@ def build_app(
         recording.change(on_page, recording, out, api_visibility='private', show_progress_on=out, **share)
         program = gr.Button(visible=False)   # an endpoint hangs on something that can be clicked
         program.click(predict, recording, gr.JSON(visible=False), api_name='predict', api_description=Predictor.predict.__doc__, **share)
-    return app.queue(max_size=64)
+    return app.queue(max_size=64, api_open=False)   # else a request could go around the queue
 
 # %% ../nbs/52_app.ipynb #38466162
 def check_port(

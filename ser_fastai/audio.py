@@ -7,7 +7,7 @@ __all__ = ['MAX_VALUES', 'SIZES', 'UNKNOWN', 'open_audio', 'decode', 'decode_blo
            'check_samples', 'check_audio', 'trim_silence', 'fix_length']
 
 # %% ../nbs/01_audio.ipynb #69ea4912
-import hashlib, os, re
+import hashlib, math, os, re
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -80,8 +80,8 @@ def _reason(e):
     return 'no whole frame in it' if 'possibly a pipe' in said else said
 
 def _nist(head):
-    if not (found := [re.search(rb'%b -i (\d+)' % k, head) for k in (b'sample_count', b'sample_n_bytes', b'channel_count')]) or not all(found): return 0
-    return 1024 + int(np.prod([float(m[1]) for m in found]))
+    if not (found := [re.search(rb'%b -i (\d{1,18})' % k, head) for k in (b'sample_count', b'sample_n_bytes', b'channel_count')]) or not all(found): return 0
+    return 1024 + math.prod(int(m[1]) for m in found)
 
 _size = lambda order, at, n, more=0: lambda head: int.from_bytes(head[at:at + n], order) + more
 SIZES = {b'RIFF': _size('little', 4, 4, 8), b'RF64': _size('little', 20, 8, 8), b'riff': _size('little', 16, 8), b'FORM': _size('big', 4, 4, 8),

@@ -23,7 +23,7 @@ from safetensors.torch import load as load_tensors, save as save_tensors
 
 # %% ../nbs/49a_bundles.ipynb #48ca301f
 from .cards import card, data_of, licence_of, licence_text
-from .core import Recipe, SerError, atomic_folder, short
+from .core import Recipe, SerError, atomic_folder, holds_only, short
 from .data import normalised, resized
 from .experiment import environment, train
 from .features import as_image, feature_settings
@@ -277,6 +277,8 @@ def _labels(trained):
         raise SerError('the members of an ensemble have different labels: train them on the same classes.')
     return _labels(trained[0])
 
+_FILES = 'bundle.json', 'model.safetensors', 'card.md', 'LICENSE'   # of a bundle
+
 def save_bundle(
     trained,           # a `Trained` or a fastai learner, or a list of them for an ensemble
     path,              # the folder to be; a bundle that lies there is replaced
@@ -289,7 +291,7 @@ def save_bundle(
 ) -> Path:             # the folder
     "Write a trained model as a bundle."
     path = Path(path).expanduser()
-    if path.exists() and not (path/'bundle.json').is_file(): raise SerError(f'{path} is there and is no bundle: name a new folder.')
+    if path.exists() and not holds_only(path, _FILES): raise SerError(f'{path} is there and is no bundle, or holds other files too: name a new folder.')
     trained = [_trained(t) for t in trained] if isinstance(trained, (list, tuple)) else _trained(trained)
     info, tensors = _describe(trained, recipe)
     tensors = {n: (t.half() if half and t.is_floating_point() else t).detach().cpu().contiguous().clone() for n, t in tensors.items()}

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['EMOTIONS', 'label_order', 'SerError', 'short', 'known', 'need', 'data_path', 'cache_path', 'repo_path',
-           'results_path', 'atomic_write', 'atomic_folder', 'hash_of', 'Recipe', 'seed_all', 'progress']
+           'results_path', 'atomic_write', 'holds_only', 'atomic_folder', 'hash_of', 'Recipe', 'seed_all', 'progress']
 
 # %% ../nbs/00_core.ipynb #aa997d3e
 import hashlib, importlib, json, os, random, tempfile
@@ -105,6 +105,13 @@ def atomic_write(
         raise
 
 # %% ../nbs/00_core.ipynb #1d9a156d
+def holds_only(
+    path, # what may be a folder of ours
+    names # of the files that we write, the one that makes it ours first
+) -> bool:
+    "Does nothing lie there that would be missed?"
+    return Path(path).is_dir() and Path(path, names[0]).is_file() and {f.name for f in Path(path).iterdir()} <= set(names)
+
 @contextmanager
 def atomic_folder(
     path  # the folder to be

@@ -26,7 +26,7 @@ from . import audio, core, predict
 from .audio import trim_silence
 from .bundles import default_bundle, leaves, network, read_bundle
 from .cards import card, in_words, licence_text
-from .core import Recipe, SerError, atomic_folder, need
+from .core import Recipe, SerError, atomic_folder, holds_only, need
 from .corpora import CORPORA
 from .data import TensorSpectrogram, image_tfms
 from .evaluate import FLOOR, uar
@@ -327,6 +327,8 @@ def _whose(clips, data):
     if given <= learnt: return f'They are of {of(given)}, from which it learnt, so it may have heard these very ones.'
     return f'Some of them are of {of(given & learnt)}, from which it learnt, and some of {of(given - learnt)}, from which it did not.'
 
+_FILES = 'settings.json', 'model.onnx', 'run.py', 'card.md', 'LICENSE'   # of an export
+
 def export_bundle(
     path,          # the folder to be; an export that lies there is replaced
     bundle=None,   # the folder of a bundle; without it the one that ships
@@ -334,7 +336,7 @@ def export_bundle(
 ) -> Path:         # the folder
     "Write a bundle as a folder to deploy."
     path, net = Path(path).expanduser(), FromSamples(bundle)
-    if path.exists() and not (path/'settings.json').is_file(): raise SerError(f'{path} is there and is no exported model: name a new folder.')
+    if path.exists() and not holds_only(path, _FILES): raise SerError(f'{path} is there and is no exported model, or holds other files too: name a new folder.')
     info, r, int8 = net.info, net.recipe, clips is not None
     if int8 and info['kind'] != 'cnn': raise SerError(f'8 bits are for a cnn, and this bundle is of the kind {info["kind"]}: export it in 32 bits.')
     if int8 and not len(clips): raise SerError('8 bits need recordings to take the ranges from: pass some of the training clips.')

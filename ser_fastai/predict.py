@@ -109,7 +109,7 @@ def _listed(path):
     "The paths in a list; they count from the list's own folder."
     try:
         if path.suffix.lower() == '.csv':
-            df = pd.read_csv(path, dtype=str)
+            df = pd.read_csv(path, dtype=str, index_col=False)
             if 'path' not in df: raise SerError(f'{path} has no column "path": add one, or name the audio files themselves.')
             names = df.path.dropna()
         else: names = [l.strip() for l in path.read_text(encoding='utf-8-sig').splitlines()]

@@ -123,6 +123,11 @@ def test_an_address_is_refused_unfetched(address, page):
     for route in 'call/predict', 'queue/join':
         r = requests.post(f'{page[0]}gradio_api/{route}', json=dict(data=[dict(path=address, meta=dict(_type='gradio.FileData'))], fn_index=0, session_hash='x'), timeout=20)
         assert r.status_code == 400 and 'send the file itself' in r.text
+    said = json.dumps(dict(data=[dict(path=address, meta=dict(_type='gradio.FileData'))], fn_index=0, session_hash='x'))
+    deep = said[:-1] + ', "z": ' + '['*600 + ']'*600 + '}'                       # too deep to be looked through
+    for route, body in (('call/predict', deep), ('run/upload', said), ('run/predict', said)):
+        r = requests.post(f'{page[0]}gradio_api/{route}', data=body, headers={'Content-Type': 'application/json'}, timeout=20)
+        assert r.status_code in (400, 404), (route, r.text)
     assert left(page) == []
 
 def test_one_answer_at_a_time(page, client, clips, bundle, monkeypatch):

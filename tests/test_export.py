@@ -339,6 +339,16 @@ def test_resampling_is_soxrs(rate):
 
 # what is refused
 
+@pytest.mark.parametrize('what', ['export', 'bundle'])
+def test_a_folder_of_other_things_is_left_alone(what, bundles, tmp_path):
+    "A settings.json alone makes no export, and notes that lie beside a model are somebody's work."
+    name = dict(export='settings.json', bundle='bundle.json')[what]
+    (tmp_path/'project').mkdir()
+    (tmp_path/'project'/name).write_text('{}')
+    (tmp_path/'project'/'thesis.tex').write_text('all my work')
+    with pytest.raises(SerError, match='holds other files'): X.export_bundle(tmp_path/'project', bundles/'svm') if what == 'export' else save_bundle(None, tmp_path/'project', None)
+    assert (tmp_path/'project'/'thesis.tex').read_text() == 'all my work'
+
 def test_refusals(exports, bundles, corpus, tmp_path):
     for kind in ('svm', 'lstm'):
         with pytest.raises(SerError, match='8 bits are for a cnn'): X.export_bundle(tmp_path/'x', bundles/kind, clips=corpus)
