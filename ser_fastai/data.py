@@ -22,7 +22,7 @@ from .splits import Split
 
 # %% ../nbs/07_data.ipynb #4936b9b2
 class TensorSpectrogram(TensorImage):
-    "A log-mel image `(3, n_mels, n_frames)` in 0..1 that is shown with time and frequency axes."
+    "A log-mel image `(1, n_mels, n_frames)` in 0..1 that is shown with time and frequency axes."
     def show(self, ctx=None, seconds=None, title='', **kwargs):
         return plot_log_mel(self[0].cpu().float().numpy(), ctx, sr=1, hop_length=(seconds or getattr(self, 'seconds', 3.))/self.shape[-1],
                             title=title, vmin=0, vmax=1)
@@ -39,7 +39,7 @@ class LoadSpectrogram(Transform):
         self.n_frames = round(seconds*features.settings['sr']/features.settings['hop_length'])
     def image(self, clip, features):
         return standardised_image(features[clip], *self.moments[clip], self.n_frames) if self.moments else as_image(features[clip], self.n_frames)
-    def tensor(self, x): return TensorSpectrogram(torch.from_numpy(x).expand(3, -1, -1), seconds=self.seconds)
+    def tensor(self, x): return TensorSpectrogram(torch.from_numpy(x)[None], seconds=self.seconds)
     def encodes(self, clip: str) -> TensorSpectrogram: return self.tensor(self.image(clip, self.features))
 
 # %% ../nbs/07_data.ipynb #d8c79e5e
@@ -61,7 +61,7 @@ def SpectrogramBlock(
     seconds: float = 3., # length that clips are padded or cropped to
     moments=None,        # of `moments_by`, where a recipe standardises
     recipe: Recipe=None  # its waveform, shift and specaugment change the training clips
-) -> TransformBlock:     # clip name -> (3, n_mels, n_frames)
+) -> TransformBlock:     # clip name -> (1, n_mels, n_frames)
     "A fastai block for log-mel images."
     load = LoadSpectrogram(features, seconds, moments)
     augment = recipe and (recipe.waveform or recipe.shift or recipe.specaugment)
@@ -130,4 +130,5 @@ def spectrogram_dls(
     "DataLoaders of a split; the test clips are not in them."
     block = spectrogram_block(features, split_labels(df, s), s, recipe.seconds, image_tfms(size, recipe) if size else None,
                               moments=moments_by(recipe.standardise, df, lambda clip: features[clip].T), recipe=recipe)
-    return block.dataloaders(df, bs=min(recipe.bs, len(s.train)), num_workers=0)
+    items = pd.DataFrame({k: list(df[k]) for k in ('clip', 'emotion')})   # a row is looked up often, and pandas copies all its columns and the frame's `attrs`
+    return block.dataloaders(items, bs=min(recipe.bs, len(s.train)), num_workers=0)

@@ -42,7 +42,7 @@ from .features import clip_features, feature_settings, mel_frequencies, plot_log
 def ask(
     learn: Learner, # of `train_cnn` or `train_lstm`: `trained.model`
     clip: str       # a clip of its features, as `df['clip']` has it
-):                  # image (1, 3, n_mels, width) in 0..1; a function of such images to logits (bs, n_classes); the clip's log-mel (n_mels, n_frames)
+):                  # image (1, 1, n_mels, width) in 0..1; a function of such images to logits (bs, n_classes); the clip's log-mel (n_mels, n_frames)
     "What a network is given of a clip, and the network."
     load = next(t for t in learn.dls.tls[0].tfms.fs if isinstance(t, LoadSpectrogram))
     if clip not in load.features.spans: raise SerError(f'"{clip}" has no log-mel here: name a clip of the frame that the features were built from.')
@@ -111,7 +111,7 @@ def occlusion(
         raise SerError(f'a window of {bands} bands and {seconds} s does not fit an image of {image.shape[2]} bands and {image.shape[3]} frames: choose another.')
     target = _target(learn, logits, image, label)
     with torch.no_grad():
-        fall = Occlusion(lambda x: logits(x).softmax(1)).attribute(image, (3, *window), (3, *(w//2 for w in window)), baselines=0, target=target,
+        fall = Occlusion(lambda x: logits(x).softmax(1)).attribute(image, (1, *window), (1, *(w//2 for w in window)), baselines=0, target=target,
                                                                    perturbations_per_eval=16)
     return fix_length(fall[0, 0].float().cpu().numpy(), S.shape[1])
 

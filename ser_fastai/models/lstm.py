@@ -30,7 +30,7 @@ class BiLSTM(Module):
         self.norm = nn.BatchNorm1d(n_mels)
         self.rnn = nn.LSTM(n_mels, hidden, layers, batch_first=True, bidirectional=True, dropout=dropout if layers > 1 else 0.)
         self.drop, self.out = nn.Dropout(dropout), nn.Linear(2*hidden, n_classes)
-    def forward(self, x):                        # (bs, 3, n_mels, n_frames), three equal channels
+    def forward(self, x):                        # (bs, 1, n_mels, n_frames)
         x = self.norm(x[:, 0].as_subclass(torch.Tensor))
         h, _ = self.rnn(x.transpose(1, 2))       # (bs, n_frames, 2*hidden)
         return self.out(self.drop(h.mean(1)))    # (bs, n_classes)
