@@ -176,9 +176,9 @@ def check_length(
 # %% ../nbs/52_app.ipynb #b5b72e98
 def plain_name(
     name: str # of a file, as a browser sends it
-) -> str:     # letters, digits, space, dot, dash and underscore, 80 at most
+) -> str:     # letters, digits, space, dot, dash and underscore, 80 bytes at most
     "The harmless part of a file's name."
-    return re.sub(r'[^\w.\- ]', '_', Path(name or '').name).strip(' .')[-80:] or 'recording'
+    return re.sub(r'[^\w.\- ]', '_', Path(name or '').name).strip(' .').encode()[-80:].decode(errors='ignore') or 'recording'
 
 # %% ../nbs/52_app.ipynb #a8ea78ea
 def sweep(

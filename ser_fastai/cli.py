@@ -32,6 +32,8 @@ def command(f):
     "Make a function a command: parse its options, say its errors in a sentence."
     @functools.wraps(f)
     def run(*args, **kwargs):
+        for name in ('stdout', 'stderr'):   # either may be closed
+            if getattr(sys, name) is None: setattr(sys, name, open(os.devnull, 'w'))
         try: return f(*args, **kwargs)
         except SerError as e: sys.exit(_say(e, 2))
         except KeyboardInterrupt: sys.exit(_say('interrupted; what was finished is kept', 130))

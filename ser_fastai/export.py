@@ -32,6 +32,7 @@ from .data import TensorSpectrogram, image_tfms
 from .evaluate import FLOOR, uar
 from .experiment import environment
 from .features import mel_filters
+from .graphs import check_nodes
 from .predict import Predictor
 from .train import stages
 
@@ -170,6 +171,8 @@ def to_onnx(
         torch.onnx.export(net, (torch.randn(2, round(r.sr*r.seconds)),), str(path), dynamo=False, opset_version=17,
                           input_names=['samples'], output_names=['probabilities'],
                           dynamic_axes=dict(samples={0: 'batch', 1: 'length'}, probabilities={0: 'batch'}))
+    try: check_nodes(Path(path).read_bytes())
+    except ValueError as e: raise SerError(f'{net.recipe.arch} makes a graph that nobody would open ({e}): train another architecture.') from None
     return Path(path)
 
 # %% ../nbs/51_export.ipynb #8afdf672
@@ -252,19 +255,25 @@ def load(folder=Path(__file__).parent):
     "The settings, and the graph."
     try:
         settings, graph = json.loads((Path(folder)/'settings.json').read_text(encoding='utf8')), (Path(folder)/'model.onnx').read_bytes()
+        sr, seconds, trim, labels = (settings[k] for k in ('sr', 'seconds', 'trim', 'labels'))
+        if not (type(sr) is int and 1000 <= sr <= 768000 and type(seconds) in (int, float) and 0 < seconds <= 600 and type(trim) is bool
+                and type(labels) is list and labels and all(type(l) is str for l in labels)): raise ValueError('its settings are not those of an export')
         if hashlib.sha256(graph).hexdigest() != settings['sha256']: raise ValueError('its checksum is not the one in settings.json')
         return settings, onnxruntime.InferenceSession(graph, providers=['CPUExecutionProvider'])
     except Exception as e: raise SerError(f'{{folder}} is damaged ({{short(e).rstrip(".")}}): export the bundle again.') from None
 
 def predict(path, settings, session):
     "label -> probability, averaged over the windows of a long recording that are no pauses."
-    sr, seconds, trim = (settings[k] for k in ('sr', 'seconds', 'trim'))
+    sr, seconds, trim, labels = (settings[k] for k in ('sr', 'seconds', 'trim', 'labels'))
     def ask(x):
-        try: return session.run(None, {{'samples': (trim_silence(x) if trim else x)[None].astype('float32')}})[0][0]
+        try:
+            p = session.run(None, {{'samples': (trim_silence(x) if trim else x)[None].astype('float32')}})[0][0]
+            if len(p) != len(labels): raise ValueError(f'its graph knows {{len(p)}} labels and its settings name {{len(labels)}}')
+            return p
         except Exception as e: raise SerError(f'{{path}} gets no answer ({{short(e).rstrip(".")}}): export the bundle again.') from None
     heard = [(np.square(x, dtype='float64').mean(), ask(x)) for _, x in windows(listen(path, sr, max(HELD, WHOLE*seconds)), sr, seconds, trim)]
     power, probs = map(np.array, zip(*heard))
-    return dict(zip(settings['labels'], map(float, probs[power >= PAUSE*power.max()].mean(0))))
+    return dict(zip(labels, map(float, probs[power >= PAUSE*power.max()].mean(0))))
 
 if __name__ == '__main__':
     if not sys.argv[1:]: sys.exit(__doc__)

@@ -238,5 +238,6 @@ def plot_log_mel(
     ax.imshow(S, origin='lower', aspect='auto', extent=(0, S.shape[1]*hop_length/sr, 0, len(S)), **({'cmap': 'magma'} | kwargs))
     centres, ticks = mel_frequencies(len(S) + 2, fmax)[1:-1], [f for f in (250, 500, 1000, 2000, 4000, 8000) if f <= fmax]
     ax.set_yticks(np.interp(ticks, centres, np.arange(len(S)) + .5), [f'{f/1000:g}' for f in ticks])
-    ax.set(xlabel='seconds', ylabel='kHz', title=title)
+    ax.set(xlabel='seconds', ylabel='kHz')
+    ax.set_title(title, parse_math=False)
     return ax

@@ -108,6 +108,8 @@ def test_an_upload_that_nobody_asks_about(bundle, clips):
         assert 'less than 95 % sure is called uncertain' in requests.get(f'{url}config', timeout=60).text
 
 def test_uploads_do_not_leave_their_folder(page):
+    long = requests.post(f'{page[0]}gradio_api/upload', files=dict(files=('𒀀'*76, b'x')), timeout=20)   # 304 bytes
+    shutil.rmtree(Path(long.json()[0]).parent)
     r = requests.post(f'{page[0]}gradio_api/upload', files=dict(files=('../../../<b>evil.wav', b'x')), timeout=20)
     path = Path(r.json()[0])
     assert path.parent.parent == page[1] and path.name == '_b_evil.wav'

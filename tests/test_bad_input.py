@@ -1,12 +1,13 @@
 "Bad input of every kind: a right answer or one clear sentence; never a traceback, a hang, or code run from the file."
 import hashlib, io, itertools, json, os, pickle, re, shutil, signal, socket, struct, subprocess, sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np, pytest, soundfile as sf, torch
 from safetensors.torch import load, save
 
-from ser_fastai import predict
+from ser_fastai import graphs
 from ser_fastai.audio import resample
 from ser_fastai.core import Recipe, SerError
 from ser_fastai.corpora import load_corpus
@@ -410,9 +411,13 @@ def greedy(how):
     "A graph of a few bytes that asks for 64 GB, or for hours."
     from onnx import TensorProto as T, helper as h, numpy_helper as nh
     node, size = h.make_node, nh.from_array(np.array([2**17, 2**17]), 'size')
-    more = dict(memory=[node('ConstantOfShape', ['size'], ['m'])], outer=[node('Expand', ['x', 'size'], ['wide']), node('Transpose', ['wide'], ['tall']), node('MatMul', ['tall', 'wide'], ['m'])],
-                hours=[node('RandomNormal', [], ['m0'], shape=[4000, 4000]), *[node('MatMul', ['m0', f'm{i}'], [f'm{i + 1}'] if i < 999 else ['m']) for i in range(1000)]])[how]
-    return graph(values=[nh.from_array(np.zeros(8, 'float32'), 'bias'), size], more=[*more, node('ReduceMax', ['m'], ['most'], keepdims=0)])
+    word, kernel = nh.from_array(np.array(['x'*1000], object), 'word'), dict(kernel_shape=[10**4, 10**4], pads=[10**4 - 1]*4)
+    more = dict(memory=[node('ConstantOfShape', ['size'], ['m'])], words=[node('Expand', ['word', 'size'], ['m'])], pool=[node('MaxPool', ['image'], ['m'], **kernel)],
+                convolution=[node('ConstantOfShape', ['long'], ['line']), node('ConstantOfShape', ['long'], ['w']), node('Conv', ['line', 'w'], ['m'], pads=[10**7]*2)],
+                outer=[node('Expand', ['x', 'size'], ['wide']), node('Transpose', ['wide'], ['tall']), node('MatMul', ['tall', 'wide'], ['m'])],
+                hours=[node('ConstantOfShape', ['square'], ['m0']), *[node('MatMul', ['m0', f'm{i}'], [f'm{i + 1}'] if i < 999 else ['m']) for i in range(1000)]])[how]
+    const = lambda v, n: nh.from_array(np.array(v), n)
+    return graph(values=[const(np.zeros(8, 'float32'), 'bias'), size, word, const([4000, 4000], 'square'), const([1, 1, 10**7], 'long'), const(np.ones((1, 1, 9, 9), 'float32'), 'image')], more=[*more, node('ReduceMax', ['m'], ['most'], keepdims=0)])
 
 def inside(location):
     "The same as `outside`, in a node."
@@ -429,13 +434,13 @@ GRAPHS = dict(  # what a graph of `export_bundle` never is
     no_probabilities=lambda: graph(op='Identity', bias=7.), negative=lambda: graph(op='Neg', bias=.125), unknown_step=lambda: graph(op='Nothing'), own_step=lambda: graph(op='Evil', domain='evil'),
     newest=lambda: graph(opset=999), endless=endless, passwords=lambda: outside('/etc/passwd'), passwords_upwards=lambda: outside('../'*20 + 'etc/passwd'),
     memory_device=lambda: outside('/dev/zero'), no_file=lambda: outside('nowhere.bin'), beside=lambda: outside('settings.json'), in_a_node=lambda: inside('settings.json'),
-    memory=lambda: greedy('memory'), outer=lambda: greedy('outer'), hours=lambda: greedy('hours'))
+    **{how: partial(greedy, how) for how in ('memory', 'words', 'outer', 'hours', 'pool', 'convolution')})
 
 def hangs_when_loud():
-    "A graph without loops that multiplies large matrices for minutes where a sample is over 1.5."
+    "A graph without loops that multiplies large matrices for minutes where a sample is 1.5 or more."
     from onnx import helper as h, load_model_from_string, numpy_helper as nh
     node, const = h.make_node, lambda v, n: nh.from_array(np.array(v), n)
-    more = [node('ReduceMax', ['x'], ['top'], keepdims=0), node('Greater', ['top', 'limit'], ['loud']), node('Where', ['loud', 'large', 'little'], ['size']),
+    more = [node('ReduceMax', ['x'], ['top'], keepdims=0), node('GreaterOrEqual', ['top', 'limit'], ['loud']), node('Where', ['loud', 'large', 'little'], ['size']),
             node('ConstantOfShape', ['size'], ['m0']), *[node('MatMul', ['m0', f'm{i}'], [f'm{i + 1}']) for i in range(200)], node('ReduceMax', ['m200'], ['most'], keepdims=0),
             node('Mul', ['most', 'nought'], ['none']), node('Add', ['logits', 'none'], ['late'])]
     m = load_model_from_string(graph(more=more, values=[const(np.zeros(8, 'float32'), 'bias'), const(np.float32(1.5), 'limit'), const([2500, 2500], 'large'),
@@ -447,14 +452,14 @@ def test_a_graph_that_hangs_on_what_it_hears(exported, tmp_path, monkeypatch):
     "It answers when it is loaded, so every answer has its time."
     p = read_export(changed(exported, tmp_path/'out', 'model.onnx', hangs_when_loud()))
     assert p.predict(CLIP, SR).sum() == pytest.approx(1)
-    monkeypatch.setattr(predict, 'PATIENCE', 1)
+    monkeypatch.setattr(graphs, 'PATIENCE', 1)
     with pytest.raises(SerError, match='cannot answer .*export the bundle again'): p.predict(CLIP*2/np.abs(CLIP).max(), SR)
 
 @pytest.mark.parametrize('how', GRAPHS)
 def test_hostile_graphs(how, exported, tmp_path, monkeypatch):
     d = changed(exported, tmp_path/'out', 'model.onnx', GRAPHS[how]())
     monkeypatch.chdir(d)
-    monkeypatch.setattr(predict, 'PATIENCE', 1)
+    monkeypatch.setattr(graphs, 'PATIENCE', 1)
     with pytest.raises(SerError) as e: how == 'endless' and read_export(d) or read_export(d).predict(CLIP, SR)
     check(str(e.value), d)
     assert 'root:' not in str(e.value) and not MARKER.exists()

@@ -108,6 +108,13 @@ def test_corpora_shows_what_is_there_and_names_all_that_is_missing(voices):
     assert r.returncode == 2 and 'hums' in r.stdout and 'SAVEE is not in' in r.stderr and 'TESS is not in' in r.stderr
 
 
+def test_closed_streams(voices, monkeypatch):
+    for name in ('stdout', 'stderr'): monkeypatch.setattr(sys, name, None)
+    clip = next((voices/'sad').glob('*.wav'))
+    for paths, status in ([str(clip)], '0'), ([str(clip), 'none.wav'], '1'):
+        with pytest.raises(SystemExit, match=status): cli.ser_predict(paths)
+
+
 def test_export_answers_as_predict(voices, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv('SER_QUIET', '1')
     cli.ser_export(str(tmp_path/'model'))

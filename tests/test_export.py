@@ -298,11 +298,17 @@ def test_a_piece_of_a_long_recording_is_resampled_as_the_whole(tmp_path):
 
 def test_a_damaged_folder_is_one_sentence(exports, bare, corpus, tmp_path):
     data = (exports/'svm_out'/'model.onnx').read_bytes()
-    for name, new in {'model.onnx': data[:-9], 'settings.json': b'{'}.items():
-        d = shutil.copytree(exports/'svm_out', tmp_path/name)
+    settings = json.loads((exports/'svm_out'/'settings.json').read_text())
+    odd = [settings | x for x in (dict(sr='16000'), dict(sr=0), dict(seconds=float('nan')), dict(seconds=10**9), dict(trim=1), dict(labels='abc'), dict(labels=[1, 2, 3]))]
+    odd = [json.dumps(x).encode() for x in [*odd, {k: v for k, v in settings.items() if k != 'sr'}]]
+    for i, (name, new) in enumerate([('model.onnx', data[:-9]), *(('settings.json', x) for x in [b'{', b'[]', *odd])]):
+        d = shutil.copytree(exports/'svm_out', tmp_path/str(i))
         (d/name).write_bytes(new)
         done = deployed(bare, d, corpus.path[0])
         assert done.returncode == 1 and not done.stdout and len(done.stderr.splitlines()) == 1 and 'is damaged' in done.stderr
+    (d/'settings.json').write_text(json.dumps(settings | dict(labels=LABELS[:2])))
+    done = deployed(bare, d, corpus.path[0])
+    assert done.returncode == 1 and not done.stdout and 'knows 3 labels and its settings name 2' in done.stderr
     assert 'python run.py' in deployed(bare, exports/'svm_out').stderr
 
 def test_the_program_ends_without_a_traceback(exports, bare, corpus, tmp_path):

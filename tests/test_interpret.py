@@ -227,6 +227,7 @@ def test_the_marker_stands_over_the_frame_that_is_heard():
 
 def test_the_sound_is_the_sound():
     x = np.sin(np.arange(100*HOP)/20)*.5
+    I.player(x, RATE, np.zeros((8, 100)), title=r'a $\x$ b')
     html = I.player(x, RATE, np.zeros((8, 100)) - np.arange(100), np.eye(8, 100), title='<"quoted">').data
     y, sr = sf.read(io.BytesIO(base64.b64decode(re.search(r'audio/flac;base64,([^"]+)', html)[1])))
     assert sr == RATE and np.allclose(x, y, atol=1e-4)

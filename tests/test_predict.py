@@ -1,5 +1,5 @@
 "Bundles and predictions: what was saved is what answers, what is damaged is refused, and whatever sound comes in gets an answer or one sentence."
-import hashlib, io, json, pickle, shutil, time
+import hashlib, io, json, os, pickle, shutil, time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import lru_cache
@@ -9,7 +9,7 @@ import numpy as np, pandas as pd, pytest, soundfile as sf, torch
 from safetensors.torch import load, save
 from scipy.special import softmax
 
-from ser_fastai import bundles as B, predict as P
+from ser_fastai import bundles as B, graphs as G, predict as P
 from ser_fastai.audio import resample
 from ser_fastai.cards import card, licence_text
 from ser_fastai.core import EMOTIONS, Recipe, SerError, data_path
@@ -141,8 +141,8 @@ def test_the_memory_of_graphs_is_bounded_once(monkeypatch):
         made.append(args)
     monkeypatch.setattr(ort, 'create_and_register_allocator', register)
     monkeypatch.setattr(ort, 'InferenceSession', lambda *args, **kw: len(made))
-    monkeypatch.setattr(P, '_room', lru_cache(P._room.__wrapped__))
-    with ThreadPoolExecutor(4) as ex: found = list(ex.map(lambda _: P._session(b'', ort.GraphOptimizationLevel.ORT_ENABLE_ALL), range(4)))
+    monkeypatch.setattr(G, '_room', lru_cache(G._room.__wrapped__))
+    with ThreadPoolExecutor(4) as ex: found = list(ex.map(lambda _: G._session(b'', ort.GraphOptimizationLevel.ORT_ENABLE_ALL), range(4)))
     assert found == [1]*4 and len(made) == 1
 
 def test_windows():
@@ -483,6 +483,8 @@ def test_lists_and_standard_input(svm, bundles, corpus, tmp_path, capsys, monkey
     assert P.predict_paths(['-', 'none.csv', 'bin.txt'], bundles/'svm') == 2
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 3 and lines[0].startswith('standard input cannot be read') and 'column "path"' in lines[1] and 'bin.txt' in lines[2]
+    Path('here/list.txt').write_text('0.wav\n.\n')
+    assert P.predict_paths(['here/list.txt', 'here/*'], bundles/'svm') == 1 and 'here is a folder' in capsys.readouterr().err
     Path('here/LIST.CSV').write_bytes(Path('here/list.csv').read_bytes())
     assert P.predict_paths(['here/LIST.CSV'], bundles/'svm') == 0 and 'here/2.wav' in capsys.readouterr().out
 
@@ -491,6 +493,25 @@ def test_odd_standard_input(stdin, says, bundles, corpus, capsys, monkeypatch):
     monkeypatch.setattr('sys.stdin', stdin), monkeypatch.setattr(P, 'PIPED', 2**21)
     assert P.predict_paths(['-', corpus.path[0]], bundles/'svm') == 1
     assert says in capsys.readouterr().err
+
+def test_standard_input_that_does_not_wait(bundles, corpus, tmp_path, capsys, monkeypatch):
+    "What comes in pieces is one recording; and the folder it is kept in may be called anything."
+    class Slow(io.BytesIO):
+        def read(self, n): self.asked = getattr(self, 'asked', 0) + 1; return super().read(1000) if self.asked % 2 else None
+    monkeypatch.setattr('sys.stdin', type('Stream', (), dict(buffer=Slow(Path(corpus.path[0]).read_bytes()))))
+    (tmp_path/'a[b]').mkdir(), monkeypatch.setattr('tempfile.tempdir', str(tmp_path/'a[b]'))
+    assert P.predict_paths(['-', corpus.path[0]], bundles/'svm', format='json') == 0
+    a, b = (json.loads(l)['probabilities'] for l in capsys.readouterr().out.splitlines())
+    assert a == b
+
+def test_a_predictor_is_asked_where_it_was_made(bundles, corpus):
+    p = P.Predictor(bundles/'svm')
+    p.predict(corpus.path[0])
+    if not (child := os.fork()):
+        try: p.predict(corpus.path[0])
+        except SerError as e: os._exit(7 if 'make one here' in str(e) else 8)
+        finally: os._exit(9)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
 
 @pytest.mark.parametrize('wrong', [dict(top=0), dict(top=-1), dict(threshold=50), dict(threshold=-.1), dict(threshold=float('nan'))])
 def test_odd_options(wrong, bundles, corpus):
@@ -553,6 +574,9 @@ def test_formulas_are_no_formulas(bundles, corpus, tmp_path, capsys):
     assert P.predict_paths([tmp_path/r'c $\x$.wav'], bundles/'svm', plot=tmp_path/'p') == 0
     t = pd.DataFrame({'start': [0.], 'end': [3.], 'emotion': [''], 'confidence': [0.], r'$\x$': [.4], 'power': [.6]})
     P.plot_timeline(t).figure.canvas.draw()
+    shutil.copy(corpus.path[0], tmp_path/f'{"é"*125}.wav')   # 254 bytes
+    assert P.predict_paths([tmp_path/f'{"é"*125}.wav'], bundles/'svm', plot=tmp_path/'p', top=10**9) == 0
+    assert (tmp_path/'p'/f'{"é"*100}.png').stat().st_size > 5000
 
 def test_uncertain(bundles, corpus, capsys):
     assert P.predict_paths([corpus.path[0]], bundles/'svm', format='json', threshold=1) == 0
