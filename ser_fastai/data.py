@@ -101,7 +101,7 @@ def spectrogram_block(
     labels: list,       # the classes, in the order of the output
     s: Split,           # which rows train and validate; the test rows are in neither part
     seconds: float = 3.,# length that clips are padded or cropped to
-    batch_tfms=None,    # for instance those of `image_tfms`
+    batch_tfms=None,    # for instance those of `image_tfms`, which make three channels of the one
     **kwargs            # more of `SpectrogramBlock`
 ) -> DataBlock:         # for a corpus frame
     "The one DataBlock that every network of this project trains through."

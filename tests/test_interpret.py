@@ -85,8 +85,8 @@ def test_grad_cam_is_that_of_the_paper(net, layer):
 
 def test_grad_cam_by_hand(data):
     "One channel that is the image itself, averaged into a score: the map is the image."
-    body = nn.Conv2d(3, 1, 1, bias=False)
-    nn.init.constant_(body.weight, 1/3)
+    body = nn.Conv2d(1, 1, 1, bias=False)
+    nn.init.ones_(body.weight)
     head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(1, 2, bias=False))
     head[2].weight.data = torch.tensor([[1.], [-1.]])
     learn = learner(data, nn.Sequential(body, head))
