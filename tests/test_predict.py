@@ -9,7 +9,7 @@ import numpy as np, pandas as pd, pytest, soundfile as sf, torch
 from safetensors.torch import load, save
 from scipy.special import softmax
 
-from ser_fastai import bundles as B, graphs as G, predict as P
+from ser_fastai import bundles as B, predict as P
 from ser_fastai.audio import resample
 from ser_fastai.cards import card, licence_text
 from ser_fastai.core import EMOTIONS, Recipe, SerError, data_path
@@ -132,18 +132,6 @@ def test_many_threads_share_one_graph_and_one_network(bundles, corpus, tmp_path)
         want = [f(c) for c in corpus.path[:4]]
         with ThreadPoolExecutor(6) as ex: got = list(ex.map(f, list(corpus.path[:4])*3))
         for a, b in zip(got, want*3): np.testing.assert_allclose(a, b, atol=1e-4)
-
-def test_the_memory_of_graphs_is_bounded_once(monkeypatch):
-    "Threads that open their first graphs at once share one allowance."
-    ort, made = pytest.importorskip('onnxruntime'), []
-    def register(*args):
-        time.sleep(.2)
-        made.append(args)
-    monkeypatch.setattr(ort, 'create_and_register_allocator', register)
-    monkeypatch.setattr(ort, 'InferenceSession', lambda *args, **kw: len(made))
-    monkeypatch.setattr(G, '_room', lru_cache(G._room.__wrapped__))
-    with ThreadPoolExecutor(4) as ex: found = list(ex.map(lambda _: G._session(b'', ort.GraphOptimizationLevel.ORT_ENABLE_ALL), range(4)))
-    assert found == [1]*4 and len(made) == 1
 
 def test_windows():
     x = np.random.default_rng(0).normal(size=SR*20)
