@@ -63,8 +63,10 @@ def sklearn_loop(model, paths):
 
 HOUR = '''
 import json, re, sys, time
+import psutil
 from ser_fastai.predict import Predictor
-peak = lambda: int(re.search(r'VmHWM:\\s+(\\d+)', open('/proc/self/status').read())[1])/1024   # of this process alone
+highest = lambda pid: int(re.search(r'VmHWM:\\s+(\\d+)', open(f'/proc/{pid}/status').read())[1])/1024
+peak = lambda: sum(map(highest, ['self', *(c.pid for c in psutil.Process().children())]))   # of this process, and of that of its graph
 p = Predictor(sys.argv[1] or None)
 p.predict(sys.argv[2])
 before, t = peak(), time.perf_counter()
