@@ -95,7 +95,8 @@ class _Asked:
         self.lock, self.next, self.waiting = Lock(), count(1), {0: (there := Future())}
         weakref.finalize(self, self.process.kill)
         Thread(target=_listen, args=(self.process, self.waiting), daemon=True).start()
-        there.result(60)
+        try: there.result(60)
+        except TimeoutError: raise SerError('the process for the graph does not start: end others first, and try again.') from None
         self(graph)
     def __call__(self, data):
         "Its answer to bytes: a graph first, then signals."
@@ -104,10 +105,10 @@ class _Asked:
         try:
             with self.lock: self.process.stdin.write(pack('<QQ', at, len(data)) + data), self.process.stdin.flush()
             return answer.result(PATIENCE)
-        except BrokenPipeError: raise ValueError('it has come to its end') from None
         except TimeoutError:
             self.process.kill()
             raise ValueError(f'it took more than {PATIENCE} s') from None
+        except OSError: raise ValueError('it has come to its end') from None
 
 # %% ../nbs/49b_graphs.ipynb #a34a47ae
 class Graph:
