@@ -6,7 +6,7 @@ from itertools import count
 from pathlib import Path
 from uuid import uuid4
 import librosa, numpy as np, pandas as pd, soundfile as sf, torch
-from fastai.vision.all import CategoryBlock, ColReader, DataBlock, TransformBlock, accuracy, get_c, vision_learner
+from fastai.vision.all import CategoryBlock, ColReader, DataBlock, TransformBlock, accuracy, vision_learner
 from fastcore.script import call_parse
 from ser_fastai.audio import read_audio
 from ser_fastai.bundles import save_bundle

@@ -21,7 +21,7 @@ import numpy as np, pandas as pd
 from .calibration import ece, plot_reliability, rescaled, temperature
 from .core import SerError, label_order, results_path
 from .evaluate import COLORS, accuracy, check_predictions, complete, labels_of, uar
-from .results import (MODEL, PAPER, RANDOM, TESTED, check_truth, complete_runs, enough, load_clips, load_predictions, load_runs, percent,
+from .results import (MODEL, PAPER, RANDOM, check_truth, complete_runs, enough, load_clips, load_predictions, load_runs, percent,
                                 read_table, scores, shared)
 from .significance import (gap, group_scores, holm, mcnemar, paired, paired_bootstrap, permutation_test, plot_groups,
                                      shuffled_gap)

@@ -45,7 +45,7 @@ class LogMel(nn.Module):
         n, self.hop = r.n_fft, r.hop_length
         self.n_fft, self.a = n, max(d for d in range(1, math.isqrt(n) + 1) if n % d == 0)
         self.b, self.block = n//self.a, math.gcd(n, r.hop_length)      # a frame is a row of whole blocks
-        k1, n1, n2, half = np.arange(self.a//2 + 1), np.arange(self.a), np.arange(self.b), n//2
+        k1, n1, n2 = np.arange(self.a//2 + 1), np.arange(self.a), np.arange(self.b)
         first, turn, last = (np.exp(-2j*np.pi/m*(np.outer(i, j) % m)) for m, i, j in ((self.a, k1, n1), (n, k1, n2), (self.b, n2, n2)))
         k = (k1[:, None] + self.a*n2).ravel()
         bins, once = np.unique(np.minimum(k, n - k), return_index=True)

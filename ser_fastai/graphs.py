@@ -8,6 +8,7 @@ __all__ = ['ROOM', 'PATIENCE', 'Graph', 'open_graph']
 # %% ../nbs/49b_graphs.ipynb #e6dca3e5
 import hashlib, inspect, json, os, subprocess, sys, weakref
 from concurrent.futures import Future
+from importlib.util import find_spec
 from itertools import count
 from pathlib import Path
 from struct import pack, unpack
@@ -88,7 +89,7 @@ def _listen(process, waiting):
 class _Asked:
     "A graph in a process of its own."
     def __init__(self, graph):
-        need('onnx', 'onnx'), need('onnxruntime', 'onnx')
+        for module in 'onnx', 'onnxruntime': find_spec(module) or need(module, 'onnx')   # the other process imports them, and this one need not
         text = f'{inspect.getsource(_serve)}\n_serve({ROOM + 2**26*os.cpu_count()})'   # threads have a store of their own
         try: self.process = subprocess.Popen([sys.executable, '-P', '-c', text], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
         except OSError as e: raise SerError(f'no process can be started for the graph ({e.strerror}): end others first.') from None
@@ -97,6 +98,7 @@ class _Asked:
         Thread(target=_listen, args=(self.process, self.waiting), daemon=True).start()
         try: there.result(60)
         except TimeoutError: raise SerError('the process for the graph does not start: end others first, and try again.') from None
+        except ValueError: need('onnx', 'onnx'), need('onnxruntime', 'onnx'); raise
         self(graph)
     def __call__(self, data):
         "Its answer to bytes: a graph first, then signals."

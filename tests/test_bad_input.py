@@ -409,7 +409,7 @@ def endless():
 
 def greedy(how):
     "A graph of a few bytes that asks for 64 GB, or for hours."
-    from onnx import TensorProto as T, helper as h, numpy_helper as nh
+    from onnx import helper as h, numpy_helper as nh
     node, size = h.make_node, nh.from_array(np.array([2**17, 2**17]), 'size')
     word, kernel = nh.from_array(np.array(['x'*1000], object), 'word'), dict(kernel_shape=[10**4, 10**4], pads=[10**4 - 1]*4)
     more = dict(memory=[node('ConstantOfShape', ['size'], ['m'])], words=[node('Expand', ['word', 'size'], ['m'])], pool=[node('MaxPool', ['image'], ['m'], **kernel)],

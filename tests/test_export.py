@@ -173,7 +173,7 @@ def test_resize_is_the_learners(r):
 @pytest.mark.parametrize('k', [2, 3, 5])
 def test_svm_of_any_number_of_classes(k, tmp_path):
     from ser_fastai.models.svm import mfcc_stats, svm_pipeline
-    rng, r = np.random.default_rng(k), Recipe('s', model='svm', stats='mean,std')
+    r = Recipe('s', model='svm', stats='mean,std')
     S = [log_mel(buzz(80*(1 + i % k) + i, .3, seed=i)) for i in range(12*k)]
     model = svm_pipeline().fit([mfcc_stats(s, 20, r.stats) for s in S], np.arange(12*k) % k)
     save_bundle(Trained(None, LABELS[:k] + ['d', 'e'][:k - 3] if k > 3 else LABELS[:k], 0, model), tmp_path/'b', r)

@@ -1,8 +1,7 @@
 "Bundles and predictions: what was saved is what answers, what is damaged is refused, and whatever sound comes in gets an answer or one sentence."
-import hashlib, io, json, os, pickle, shutil, time
+import hashlib, io, json, os, pickle, shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np, pandas as pd, pytest, soundfile as sf, torch
@@ -12,11 +11,11 @@ from scipy.special import softmax
 from ser_fastai import bundles as B, predict as P
 from ser_fastai.audio import resample
 from ser_fastai.cards import card, licence_text
-from ser_fastai.core import EMOTIONS, Recipe, SerError, data_path
+from ser_fastai.core import EMOTIONS, Recipe, SerError
 from ser_fastai.corpora import load_corpus, load_csv
 from ser_fastai.experiment import train
-from ser_fastai.features import build_features, clip_features, feature_settings
-from ser_fastai.models.svm import mfcc_stats, scores_to_probs, svm_pipeline
+from ser_fastai.features import build_features
+from ser_fastai.models.svm import scores_to_probs, svm_pipeline
 from ser_fastai.splits import Split
 from ser_fastai.train import BF16, Trained
 

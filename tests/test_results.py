@@ -1,7 +1,5 @@
 "Results on disk: whole or absent, recomputable, and merged from many writers without a loss."
-import json
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 import numpy as np, pandas as pd, pytest
 from ser_fastai import results as R
 from ser_fastai.core import EMOTIONS, Recipe, SerError

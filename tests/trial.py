@@ -4,7 +4,7 @@
 
 Prints what was asked and answered, in Markdown, and ends with an error at the first thing that is not as promised. It needs the package index and some minutes.
 """
-import json, os, re, subprocess, sys, tempfile, time
+import json, os, subprocess, sys, tempfile, time
 from pathlib import Path
 
 import numpy as np
