@@ -1,12 +1,15 @@
 "What would be released: the wheel, built from the source archive, holds every module, the bundles, the commands and the licences."
-import re, subprocess, sys
+import ast, re, subprocess, sys
 from configparser import ConfigParser
 from email.parser import Parser
+from importlib.metadata import packages_distributions
 from pathlib import Path
 from shutil import copytree, ignore_patterns
 from zipfile import ZipFile
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 REPO = Path(__file__).parents[1]
 
@@ -57,6 +60,33 @@ def test_metadata_follows_settings(wheel, cfg):
     needed = [r for r in meta.get_all('Requires-Dist') if 'extra ==' not in r]
     assert len(needed) == len(cfg['requirements'].split()) and not any('==' in r for r in needed)
     assert '"dev"' in ' '.join(meta.get_all('Requires-Dist')).replace("'", '"')
+
+
+def requirements(cfg, *extras):
+    "The requirements of the package and of these extras, by name."
+    lines = ' '.join(cfg[k] for k in ('requirements', *(f'{e}_requirements' for e in extras)))
+    return {canonicalize_name(r.name): r for r in map(Requirement, lines.split())}
+
+
+def test_every_import_is_a_requirement(cfg):
+    "Otherwise the lowest versions that are tested leave a package out, or an installation works by luck."
+    modules = set()
+    for path in (REPO/'ser_fastai').rglob('*.py'):
+        for node in ast.walk(ast.parse(path.read_text(encoding='utf8'))):
+            if isinstance(node, ast.Import): modules |= {a.name.split('.')[0] for a in node.names}
+            if isinstance(node, ast.ImportFrom) and not node.level: modules.add(node.module.split('.')[0])
+    modules -= set(sys.stdlib_module_names) | {'ser_fastai', 'starlette'}   # starlette is a part of gradio's interface
+    installed = packages_distributions()
+    needed = {canonicalize_name(installed.get(m, [m])[0]) for m in modules}
+    assert 'torch' in needed and needed <= set(requirements(cfg, 'onnx', 'app'))
+
+
+@pytest.mark.parametrize('name, version', dict(
+    ipython='7.34.0', librosa='0.11.0', matplotlib='3.10.0', numpy='2.0.2', pandas='2.2.2', requests='2.32.4',
+    scikit_learn='1.6.1', soundfile='0.13.1').items())
+def test_google_colab_is_allowed(cfg, name, version):
+    "Versions that Google Colab starts with need not be replaced: that would need a restart."
+    assert requirements(cfg)[canonicalize_name(name)].specifier.contains(version)
 
 
 def test_pythons_agree(wheel):
