@@ -1,8 +1,8 @@
 "Every kind of model end to end on made-up clips: probabilities, repetition, curves, and grids that are interrupted."
-import json, platform, subprocess, sys
+import json, pickle, platform, subprocess, sys
 import numpy as np, pandas as pd, pytest, soundfile as sf, torch, torchvision
 from dataclasses import replace
-from fastai.vision.all import CrossEntropyLossFlat
+from fastai.vision.all import Callback, CancelBatchException, CrossEntropyLossFlat, Datasets, Learner, nn
 from ser_fastai import experiment as X, train as T
 from ser_fastai.core import Recipe, SerError
 from ser_fastai.evaluate import metrics
@@ -73,11 +73,110 @@ def test_a_network_learns_and_labels_are_in_place(made):
     assert list(p) == ['clip', 'truth', *EMOTIONS] and metrics(p)['accuracy'] > .9
 
 def test_channels_last_changes_nothing_that_is_learned(made, monkeypatch):
+    monkeypatch.setenv('SER_BF16', '0')
     fast = trained(made, 'cnn_scratch_aug')[0]
     monkeypatch.setattr(T, 'speed_cbs', lambda device: [])
     plain, s, _ = trained(made, 'cnn_scratch_aug')
     assert np.abs(fast.predict_proba(s.test) - plain.predict_proba(s.test)).max() < .02
     assert fast.model.model[0][0].weight.is_contiguous(memory_format=torch.channels_last)
+
+# bf16 is used for training steps and for nothing else
+
+@pytest.fixture(params=['0', '1'], ids=['fp32', 'bf16'])
+def bf16(request, monkeypatch):
+    "Both settings of `SER_BF16`; without bf16 instructions, 1 is slow but works."
+    monkeypatch.setenv('SER_BF16', request.param)
+    return request.param == '1'
+
+class Precision(Callback):
+    "Record in which mode and precision the last linear layer of the model runs."
+    def __init__(self): self.seen = []
+    def before_fit(self):
+        layer = [m for m in self.model.modules() if isinstance(m, nn.Linear)][-1]
+        self.hook = layer.register_forward_hook(lambda layer, x, y: self.seen.append((layer.training, y.dtype)))
+    def after_fit(self): self.hook.remove()
+
+def fp32_outputs(learn, dl):
+    "Outputs and targets of a plain forward pass."
+    learn.model.eval()
+    plain = lambda x: x.as_subclass(torch.Tensor)
+    with torch.no_grad(): return map(torch.cat, zip(*[(plain(learn.model(x)), plain(y)) for x, y in dl]))
+
+TINY = dict(lstm={}, cnn_scratch_aug=dict(arch='squeezenet1_1', sizes=(32,), shares=(1.,), epochs=1))
+
+@pytest.mark.parametrize('name', TINY)
+def test_only_training_steps_run_in_bf16(made, monkeypatch, bf16, name):
+    df, precision, speed_cbs = made[0], Precision(), T.speed_cbs
+    monkeypatch.setattr(T, 'speed_cbs', lambda device: [*speed_cbs(device), precision])
+    t, s, _ = trained(made, name, **TINY[name])
+    assert set(precision.seen) == {(True, torch.bfloat16 if bf16 else torch.float32), (False, torch.float32)}
+    learn, row = t.model, t.curves.iloc[-1]
+    assert all(p.dtype == torch.float32 for p in learn.model.parameters())
+    logits, y = fp32_outputs(learn, learn.dls.valid)
+    assert row.valid_loss == pytest.approx(float(nn.functional.cross_entropy(logits, y)), abs=1e-6)
+    assert row.valid_accuracy == pytest.approx(float((logits.argmax(1) == y).float().mean()), abs=1e-6)
+    logits, y = fp32_outputs(learn, learn.dls.test_dl(df.iloc[s.train], with_labels=True))
+    assert row.train_clean_loss == pytest.approx(float(nn.functional.cross_entropy(logits, y)), abs=1e-6)
+    logits, _ = fp32_outputs(learn, learn.dls.test_dl(df.iloc[s.test], with_labels=True))
+    np.testing.assert_allclose(t.predict_proba(s.test), logits.softmax(1), atol=1e-6)
+
+def test_the_weights_predict_the_same_without_the_training_callbacks(made, bf16):
+    t, s, _ = trained(made, 'lstm')
+    before = t.predict_proba(s.test)
+    t.model.remove_cbs(T.speed_cbs() + [T.BF16])
+    assert np.array_equal(t.predict_proba(s.test), before)
+
+def numbers(i): return torch.tensor([i, i % 2, i % 3, i % 4])/8.
+def is_odd(i): return i % 2
+
+def tiny_learner():
+    data = Datasets(range(8), [[numbers], [is_odd]], splits=(range(4), range(4, 8)))
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2))
+    return Learner(data.dataloaders(bs=4, num_workers=0), model, loss_func=CrossEntropyLossFlat(), cbs=T.BF16())
+
+class Fail(Callback):
+    "Raise an error at one event of a training step."
+    order = 2000
+    def __init__(self, event, error):
+        setattr(self, event, self.fail)
+        self.error = error
+    def fail(self): raise self.error
+
+@pytest.mark.parametrize('where', ['before_batch', 'forward', 'after_pred', 'after_loss', 'before_step', 'after_epoch'])
+@pytest.mark.parametrize('error', [KeyboardInterrupt, RuntimeError('out of memory')], ids=['interrupt', 'error'])
+def test_an_error_in_training_leaves_a_plain_model(where, error):
+    learn = tiny_learner()
+    before = learn.loss_func
+    def fit(cbs=()):
+        with learn.no_bar(), learn.no_logging():
+            T.fit_stages(learn, Recipe('r', epochs=1, mixup=.4), lambda size: learn.dls, cbs)
+    def raise_error(*args): raise error
+    if where == 'forward': hook = learn.model[1].register_forward_hook(raise_error)
+    with pytest.raises((KeyboardInterrupt, RuntimeError)): fit([] if where == 'forward' else [Fail(where, error)])
+    if where == 'forward': hook.remove()
+    assert 'forward' not in vars(learn.model) and learn.loss_func is before
+    assert not torch.is_autocast_enabled('cpu') and torch.backends.mkldnn.enabled
+    x = torch.ones(1, 4)
+    want = learn.model.eval()(x)
+    assert want.dtype == torch.float32 and torch.equal(pickle.loads(pickle.dumps(learn.model))(x), want)
+    fit()
+
+def test_a_cancelled_batch_leaves_a_plain_model():
+    learn = tiny_learner()
+    with learn.no_bar(), learn.no_logging(): learn.fit(1, cbs=Fail('before_batch', CancelBatchException))
+    assert 'forward' not in vars(learn.model)
+
+@pytest.mark.parametrize('value, has, expected', [('0', True, False), ('1', False, True), ('', True, True), ('', False, False),
+                                                  (None, True, True)])
+def test_the_switch(monkeypatch, value, has, expected):
+    monkeypatch.setattr(T, 'has_bf16', lambda device: has)
+    monkeypatch.delenv('SER_BF16', raising=False) if value is None else monkeypatch.setenv('SER_BF16', value)
+    assert T.use_bf16() == expected == any(isinstance(cb, T.BF16) for cb in T.speed_cbs())
+
+def test_a_mistyped_switch_is_explained(made, monkeypatch):
+    for value in 'yes', '2', ' 1', 'bf16':
+        monkeypatch.setenv('SER_BF16', value)
+        with pytest.raises(SerError, match=f'^invalid SER_BF16 "{value}": use 1 .*or 0 .*$'): trained(made, 'lstm')
 
 def test_tiny_corpora(made):
     df, d = made
@@ -187,7 +286,7 @@ def test_a_full_cache_costs_the_checkpoint_and_not_the_training(made, tmp_path, 
     monkeypatch.setattr(T.torch, 'save', full)
     run = X.run_one(df, small('cnn_scratch_aug', d, epochs=4, lr=2e-3), 'loso', results=tmp_path)
     assert read_run(run, tmp_path)['status'] == 'done' and not list((d/'cache'/'checkpoints').glob('*'))
-    assert 'cannot be written' in ''.join(capsys.readouterr())
+    assert 'cannot write ' in ''.join(capsys.readouterr())
 
 def test_a_split_that_breaks_its_promise_does_not_start(made, tmp_path):
     df, _ = made
