@@ -126,7 +126,7 @@ def telling(
     tell         # is called with the share of the recording that is heard, 0 to 1
 ) -> Predictor:  # answers as `p` does
     "A predictor that tells how far it has come in a recording."
-    with open_audio(path) as f: seconds = f.frames/f.samplerate
+    with open_audio(path) as f: seconds = f.known_frames/f.samplerate
     def windows(audio, sr=None):
         for start, x in p.windows(audio, sr):
             if start: tell(min(start/p.sr/seconds, 1.))   # what is heard as a whole needs no bar
@@ -168,8 +168,8 @@ def check_length(
     max_minutes: float # what is still heard
 ):
     "Refuse a long recording, from its header alone."
-    with open_audio(path) as f: seconds, unknown = f.frames/f.samplerate, f.frames > f.promised
-    if unknown: raise SerError(f'{path} does not say how long it is: convert it to wav.')
+    with open_audio(path) as f: seconds = None if f.known_frames is None else f.known_frames/f.samplerate
+    if seconds is None: raise SerError(f'{path} does not say how long it is: convert it to wav.')
     if seconds > 60*max_minutes:
         raise SerError(f'{path} lasts {clock(seconds)} minutes and this page hears up to {max_minutes:g}: give it to ser_predict.')
 

@@ -22,7 +22,7 @@ from joblib import Parallel, delayed
 
 # %% ../nbs/02_corpora.ipynb #84b7e433
 from .archives import fetch, unpack
-from .audio import check_audio, decode, resample, sample_hash
+from .audio import decode, prepare_audio, sample_hash
 from .core import EMOTIONS, SerError, data_path, known, label_order, progress
 
 # %% ../nbs/02_corpora.ipynb #928ba427
@@ -220,7 +220,7 @@ def _zips(name, data, roots):
 def _scan(path):
     try:
         x, sr = decode(path)
-        check_audio(resample(check_audio(x.mean(1), sr, path), sr), 16000, path)   # again, as `read_audio` does: there may be sound above 8 kHz alone
+        prepare_audio(x, sr, name=path)   # refuse what `read_audio` would refuse
         return dict(duration=len(x)/sr, sha=sample_hash(x, sr))
     except SerError as e: return str(e)
 

@@ -22,7 +22,7 @@ from torch import nn
 from torch.nn import functional as F
 
 # %% ../nbs/51_export.ipynb #6339e2b9
-from . import audio, core, predict
+from . import audio, containers, core, predict
 from .audio import trim_silence
 from .bundles import default_bundle, leaves, network, read_bundle
 from .cards import card, in_words, licence_text
@@ -154,6 +154,7 @@ class FromSamples(nn.Module):
             self.front.append(front); self.net.append(net); self.shares.append(share)
         self.eval().requires_grad_(False)
     def forward(self, x):
+        x = x - x.mean(1, keepdim=True)                              # as `clip_features` does
         p = sum(share*net(front(x)) for share, front, net in zip(self.shares, self.front, self.net))
         return p if self.temperature == 1 else F.normalize(p.clamp(min=FLOOR)**(1/self.temperature), p=1., dim=1)
 
@@ -216,11 +217,18 @@ def fourier_resample(
 
 # %% ../nbs/51_export.ipynb #924fcfc5
 COPIED = {core: 'SerError short', predict: 'WHOLE PAUSE HELD windows',  # module -> what of it goes into the program
-          audio: '_Forward open_audio decode_blocks _check_whole _reason _nist _size SIZES UNKNOWN _check_size check_samples check_audio trim_silence'}
+          containers: ' '.join(containers.__all__),
+          audio: 'AudioFile missing open_audio check_complete decode_blocks QUIET_CHANNEL channel_moments mixing to_mono '
+                 'MAX_KEPT mono_blocks check_rate check_samples check_audio trim_silence'}
 RUNNER = '''"""Emotion in recordings: python run.py my.wav ...   Needs: pip install onnxruntime numpy soundfile"""
-import hashlib, json, math, os, re, signal, sys
-from contextlib import contextmanager
+import hashlib, json, math, os, re, signal, sys, tempfile
+from bisect import bisect_right
+from contextlib import contextmanager, nullcontext
+from itertools import accumulate
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
+from struct import calcsize, pack, unpack
+from threading import Lock
 
 if __name__ == '__main__':   # who interrupts it, or reads no further, ends it without a word
     for name in ('SIGINT', 'SIGPIPE'):
@@ -235,9 +243,7 @@ import soundfile as sf
 def listen(path, sr, held):
     "Its samples, checked, at the rate `sr`; piece by piece if it lasts longer than `held` seconds."
     parts, n, low, high, before = [], 0, math.inf, -math.inf, 0
-    for x, rate in decode_blocks(path):
-        if not 1000 <= rate <= 768000: raise SerError(f'{{path}} has a rate of {{rate}} Hz: 1 kHz to 768 kHz can be read.')
-        x = check_samples(x.mean(1), path)
+    for x, rate in mono_blocks(lambda: decode_blocks(path), path):
         low, high, n = min(low, x.min()), max(high, x.max()), n + len(x)
         parts.append(x)
         while n > held*rate:   # a piece is resampled with a second before it and one behind it, which are then cut off
@@ -268,7 +274,7 @@ def predict(path, settings, session):
             if len(p) != len(labels): raise ValueError(f'its graph knows {{len(p)}} labels and its settings name {{len(labels)}}')
             return p
         except Exception as e: raise SerError(f'{{path}} gets no answer ({{short(e).rstrip(".")}}): export the bundle again.') from None
-    heard = [(np.square(x, dtype='float64').mean(), ask(x)) for _, x in windows(listen(path, sr, max(HELD, WHOLE*seconds)), sr, seconds, trim)]
+    heard = [(np.var(x, dtype='float64'), ask(x)) for _, x in windows(listen(path, sr, max(HELD, WHOLE*seconds)), sr, seconds, trim)]
     power, probs = map(np.array, zip(*heard))
     return dict(zip(labels, map(float, probs[power >= PAUSE*power.max()].mean(0))))
 

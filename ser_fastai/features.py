@@ -23,7 +23,7 @@ from scipy.signal import get_window
 from threadpoolctl import threadpool_limits
 
 # %% ../nbs/04_features.ipynb #d5eecd7f
-from .audio import fix_length, read_audio, trim_silence
+from .audio import fix_length, read_audio, remove_offset, trim_silence
 from .augment import WAVEFORM, copy_plan, make_copy
 from .core import Recipe, SerError, atomic_write, cache_path, hash_of, known, progress
 
@@ -131,9 +131,9 @@ def clip_features(
     change=None,            # what is then done to the samples: a function (n,) -> (m,)
     **settings              # as for `log_mel`
 ) -> np.ndarray:            # (n_mels, n_frames), dB
-    "From samples to log-mel, as a recipe says."
+    "Compute the log-mel of samples as a recipe says. A constant offset makes no difference."
     if trim: x = trim_silence(x)
-    return log_mel(change(x) if change else x, **settings)
+    return log_mel(remove_offset(change(x) if change else x), **settings)
 
 # %% ../nbs/04_features.ipynb #9fe1dacc
 @dataclass
@@ -147,7 +147,7 @@ class Features:
     def __getitem__(self, clip): return self.frames[slice(*self.spans[clip])].T
 
 # %% ../nbs/04_features.ipynb #5768fa28
-LAYOUT = 2  # of the files of an entry; another number is another entry
+LAYOUT = 3  # changes with what an entry holds, so that entries of earlier versions are not used
 
 def build_features(
     df: pd.DataFrame,      # a corpus frame, with `clip`, `path` and `sha`

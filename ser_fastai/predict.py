@@ -23,7 +23,7 @@ from fastcore.basics import chunked
 from threadpoolctl import threadpool_limits
 
 # %% ../nbs/50_predict.ipynb #1fab3b04
-from .audio import check_audio, check_samples, decode_blocks, open_audio, resample, trim_silence
+from .audio import check_audio, decode_blocks, mono_blocks, open_audio, resample, trim_silence
 from .bundles import UNCERTAIN, default_bundle, leaves, read_bundle
 from .cards import card, in_short
 from .core import SerError, known, progress, short
@@ -40,9 +40,9 @@ def _path(audio):
     return os.path.expanduser(audio) if isinstance(audio, (str, os.PathLike)) else None
 
 def _blocks(audio, sr):
-    "Blocks of mono samples with their rate, from a file or from memory."
+    "Blocks of samples (n, channels) with their rate, from a file or from memory."
     if (path := _path(audio)) is not None:
-        for x, rate in decode_blocks(path): yield x[:, 0] if x.shape[1] == 1 else x.mean(1), rate
+        yield from decode_blocks(path)
         return
     if sr is None: raise SerError('the signal comes without its rate: pass sr, in Hz.')
     try: sr = float(sr)
@@ -53,7 +53,7 @@ def _blocks(audio, sr):
         raise SerError(f'the signal has the shape {x.shape} and the type {x.dtype}: pass samples (n,) or (n, channels).')
     half = 2.**(8*x.dtype.itemsize - 1)
     if x.dtype.kind in 'iu': x = (x - (half if x.dtype.kind == 'u' else 0))/half
-    yield (x.mean(int(np.argmin(x.shape))) if x.ndim == 2 else x).astype('float32'), sr
+    yield (x[:, None] if x.ndim == 1 else x.T if np.argmin(x.shape) == 0 else x).astype('float32'), sr
 
 def listen(
     audio,              # a path, or samples: (n,), (n, channels) or (channels, n); whole numbers count from their type's range
@@ -61,12 +61,11 @@ def listen(
     to: int = 16000,    # wanted rate, Hz
     held: float = HELD  # s
 ):                      # yields mono float32 (n,) at `to`; one block where it lasts up to `held`
-    "The samples of a recording, checked, block by block."
+    "Samples of a recording, checked and mixed to mono without an offset, block by block."
     name = 'the signal' if (path := _path(audio)) is None else path
     parts, stream, low, high = [], None, np.inf, -np.inf
-    for x, rate in _blocks(audio, sr):
-        if not 1000 <= rate <= 768000: raise SerError(f'{name} has a rate of {rate:.10g} Hz: 1 kHz to 768 kHz can be read.')
-        low, high = min(low, check_samples(x, name).min()), max(high, x.max())
+    for x, rate in mono_blocks(lambda: _blocks(audio, sr), name):
+        low, high = min(low, x.min()), max(high, x.max())
         if stream is None:
             parts.append(x)
             if sum(map(len, parts)) <= held*rate: continue
@@ -209,7 +208,7 @@ class Predictor:
     def _heard(self, some):
         "start, end (s), power and probabilities of windows."
         p = np.concatenate([self._answers([x for _, x in part]) for part in chunked(some, self.model.batch)])
-        return [(s/self.sr, (s + len(x))/self.sr, np.square(x, dtype='float64').mean(), *p) for (s, x), p in zip(some, p)]
+        return [(s/self.sr, (s + len(x))/self.sr, np.var(x, dtype='float64'), *p) for (s, x), p in zip(some, p)]
 
     def _short(self, paths):
         "Of each file what is heard in its windows; or its `SerError`; or None if it is long, which is left for its turn."
@@ -243,7 +242,7 @@ class Predictor:
     def _expected(self, audio):
         "How many windows a recording will have, if its header is right; None for samples."
         if (path := _path(audio)) is None: return None
-        with open_audio(path) as f: return int(2*f.promised/f.samplerate/self.seconds) or None
+        with open_audio(path) as f: return int(2*(f.known_frames or 0)/f.samplerate/self.seconds) or None
 
     def predict(self,
         audio,         # a path, or samples (n,) or (n, channels)
