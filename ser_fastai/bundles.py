@@ -18,12 +18,12 @@ from typing import Callable
 import numpy as np
 import pandas as pd
 import torch
-from fastai.vision.all import CrossEntropyLossFlat, DataLoaders, Learner, accuracy, create_vision_model, default_device
+from fastai.vision.all import CrossEntropyLossFlat, DataLoaders, Learner, ProgressCallback, accuracy, create_vision_model, default_device
 from safetensors.torch import load as load_tensors, save as save_tensors
 
 # %% ../nbs/49a_bundles.ipynb #48ca301f
 from .cards import card, data_of, licence_of, licence_text
-from .core import Recipe, SerError, atomic_folder, holds_only, short
+from .core import Recipe, SerError, atomic_folder, holds_only, short, shows_progress, user_path
 from .data import normalised, resized
 from .experiment import environment, train
 from .features import as_image, feature_settings
@@ -290,7 +290,7 @@ def save_bundle(
     half: bool = False # store floats in 16 bits: half the size, about three digits
 ) -> Path:             # the folder
     "Write a trained model as a bundle."
-    path = Path(path).expanduser()
+    path = user_path(path)
     if path.exists() and not holds_only(path, _FILES): raise SerError(f'{path} is there and is no bundle, or holds other files too: name a new folder.')
     trained = [_trained(t) for t in trained] if isinstance(trained, (list, tuple)) else _trained(trained)
     info, tensors = _describe(trained, recipe)
@@ -324,7 +324,8 @@ def bundle_learner(
     if len(models) != 1 or info['kind'] == 'svm': raise SerError(f'{path} holds {info["kind"]} models: name a bundle of one network.')
     if list(dls.vocab) != info['labels']: raise SerError(f'{path} knows the classes {", ".join(info["labels"])} and the data have others: build them with these.')
     net = models[0][3].net.requires_grad_(True)
-    return Learner(dls, net, **(dict(loss_func=CrossEntropyLossFlat(), metrics=accuracy) | kwargs))
+    learn = Learner(dls, net, **(dict(loss_func=CrossEntropyLossFlat(), metrics=accuracy) | kwargs))
+    return learn if shows_progress() else learn.remove_cb(ProgressCallback)
 
 # %% ../nbs/49a_bundles.ipynb #c49af183
 def train_bundle(

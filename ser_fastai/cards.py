@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CITE', 'ABOUT', 'SCORES', 'data_of', 'licence_of', 'in_words', 'licence_text', 'scores_of', 'temperature_of',
-           'unseen_scores', 'in_short', 'card', 'run_card']
+           'unseen_scores', 'cross_scores', 'in_short', 'card', 'run_card']
 
 # %% ../nbs/49_cards.ipynb #e2cabcd8
 import pandas as pd
@@ -108,27 +108,49 @@ def temperature_of(
     return mean_temperature(runs, results) if len(runs) else 1.
 
 # %% ../nbs/49_cards.ipynb #419932d6
+def _is_cross(protocol, s):
+    "Were these scores measured on a corpus that was not trained on?"
+    known = PROTOCOLS.get(protocol)
+    return bool(known and 'corpus' in known.unseen) or s.get('test_corpora', s.get('corpora')) != s.get('corpora')
+
+def _scores_of_info(info): return {p: s for p, s in info['scores'].items() if isinstance(s, dict)}
+
 def unseen_scores(
     info: dict # a bundle's description
 ) -> dict:     # empty if there are none
-    "The first scores that were measured on unseen speakers."
-    return next((s for s in info['scores'].values() if isinstance(s, dict) and s.get('unseen_speakers') and 'accuracy' in s), {})
+    "The first scores on unseen speakers of the training corpora."
+    return next((s for p, s in _scores_of_info(info).items() if s.get('unseen_speakers') and 'accuracy' in s and not _is_cross(p, s)), {})
+
+def cross_scores(
+    info: dict # a bundle's description
+) -> dict:     # empty if there are none
+    "The first scores on a corpus that the recipe was not trained on."
+    return next((s for p, s in _scores_of_info(info).items() if 'accuracy' in s and _is_cross(p, s)), {})
 
 def _n_speakers(data):
     n = data.get('speakers')
     return '1 speaker' if n == 1 else f'{n or "an unknown number of"} speakers'
 
+def _elsewhere(info):
+    "What is known of other languages, microphones and rooms."
+    general = 'On other languages, microphones and rooms it is right less often, but just as confident'
+    if not (s := cross_scores(info)): return f'{general}.'
+    where = in_words([CORPORA[c].title if c in CORPORA else c for c in str(s.get('test_corpora') or 'another corpus').split(',')])
+    sure = f' with a mean confidence of {100*s["confidence"]:.0f} %' if 'confidence' in s else ''
+    return f'{general}: on {where}, it got {100*s["accuracy"]:.0f} % right{sure}.'
+
 def in_short(
     info: dict # a bundle's description
 ) -> str:
-    "One honest sentence on what a bundle knows."
+    "What a bundle was trained on and how often it is right, in two or three sentences."
     data, s = info['data'], unseen_scores(info)
-    who = f'Trained on {data.get("speech", "recorded")} speech of {_n_speakers(data)} ({in_words(data.get("titles"))});'
-    if not s: return f'{who} how it does on other speakers has not been measured.'
+    who = f'Trained on {data.get("speech", "recorded")} speech of {_n_speakers(data)} ({in_words(data.get("titles"))}).'
+    if not s: return f'{who} How often it is right for other speakers has not been measured. {_elsewhere(info)}'
     n = s.get('speakers', float('inf'))
     between = ('' if 'accuracy_lo' not in s else f' (95 % interval {100*s["accuracy_lo"]:.0f} to {100*s["accuracy_hi"]:.0f})' if enough(n)
                else f' ({n} speakers, too few for an interval)')
-    return f'{who} of speakers it had not heard, it got {100*s["accuracy"]:.0f} % right{between}, where guessing gets 1 in {len(info["labels"])}.'
+    return (f'{who} For speakers it was not trained on, it got {100*s["accuracy"]:.0f} % right{between}; '
+            f'guessing gets 1 in {len(info["labels"])}. {_elsewhere(info)}')
 
 # %% ../nbs/49_cards.ipynb #0d610393
 ABOUT = dict(svm='an SVM with an RBF kernel on {n_mfcc} MFCC ({stats} over time)',

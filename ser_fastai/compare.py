@@ -481,8 +481,9 @@ def comparisons(
         best = best_by_validation(ours)
         groups, gaps = fairness_table(answers(best, results), results)
         if len(groups):
+            others = groups[groups.attribute != 'speaker']   # a figure of single speakers would say little
             add('fairness', f'For whom: {best.title.iloc[0]}, {protocol} protocol', groups, show_fairness(gaps),
-                lambda ax: plot_groups(groups[groups.attribute != 'speaker'], ax), (8, 4))
+                (lambda ax: plot_groups(others, ax)) if len(others) else None, (8, 4))
     try: ablation = ablation_table(results, corpora=corpora)
     except SerError: ablation = ()
     if len(ablation):

@@ -7,7 +7,7 @@ __all__ = ['RECIPES', 'ABLATIONS', 'TRAINERS', 'adapt', 'weights_name', 'environ
            'run_one', 'splits_of', 'run_grid', 'sweep']
 
 # %% ../nbs/30_experiment.ipynb #ed7d1e80
-import hashlib, os, platform, subprocess, time, traceback
+import hashlib, os, platform, re, subprocess, time, traceback
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from importlib.metadata import version
@@ -22,7 +22,7 @@ from joblib import Parallel, cpu_count, delayed, parallel_config
 from tqdm.auto import tqdm
 
 # %% ../nbs/30_experiment.ipynb #85a23116
-from .core import Recipe, SerError, atomic_write, cache_path, hash_of, progress, repo_path, results_path
+from .core import Recipe, SerError, atomic_write, cache_path, hash_of, progress, repo_path, results_path, safe_imports, short
 from .evaluate import metrics
 from .features import build_features
 from .models.cnn import train_cnn
@@ -130,7 +130,10 @@ def train(
     return TRAINERS[recipe.model](df, features or build_features(df, recipe), s, recipe, seed, weights, checkpoint)
 
 # %% ../nbs/30_experiment.ipynb #286cd7f8
-def _why(e): return (str(e) if isinstance(e, SerError) else f'{type(e).__name__}: {e}').replace(str(Path.home()), '~')
+def _why(e):
+    "An error as text, without the name of the user's home folder."
+    text, home = str(e) if isinstance(e, SerError) else f'{type(e).__name__}: {e}', os.path.expanduser('~')
+    return text.replace(home, '~') if len(home) > 1 else text
 
 def corpora_of_run(
     df: pd.DataFrame,   # a corpus frame
@@ -244,7 +247,7 @@ def run_grid(
     try: index_runs(results)                 # what cannot be written is better known before the training
     except OSError as e: raise SerError(f'{results_path(results)} cannot be written ({e.strerror}): name another folder with --results.') from None
     for r in recipes: build_features(df, r)
-    with parallel_config('loky', inner_max_num_threads=max(1, cpu_count()//jobs), idle_worker_timeout=10):
+    with safe_imports(), parallel_config('loky', inner_max_num_threads=max(1, cpu_count()//jobs), idle_worker_timeout=10):
         for wait in (False, True):       # what another process is training is passed over, and looked at again in the end
             work = (delayed(_attempt)(i, df, r, row['protocol'], row['fold'], row['seed'], weights, results, wait, jobs > 1) for i, (row, r) in enumerate(todo))
             ended = Parallel(jobs, return_as='generator_unordered', batch_size=1, pre_dispatch='all')(work)
@@ -252,11 +255,20 @@ def run_grid(
                 for i, status, error in (bar := progress(ended, total=len(todo), desc='runs')):
                     bar.set_postfix_str(todo[i][0]['run'])
                     todo[i][0].update(status=status, error=error)
-            except BrokenProcessPool: raise SerError('the system ended a training, mostly for want of memory: start again with fewer --jobs. What was done is kept.') from None
+            except BrokenProcessPool as e: raise _broken(e) from None
             todo = [(row, r) for row, r in todo if row['status'] == 'busy']
             if not todo: break
             tqdm.write(f'{len(todo)} of these runs are being trained by another process; waiting for it.')
     return pd.DataFrame(rows)
+
+def _broken(e):
+    "Why a worker process ended, and what to do; finished runs are kept."
+    if not (codes := re.search(r'exit codes of the workers are \{(.+?)\}', str(e))): why = f'{type(e.__cause__ or e).__name__}: {e.__cause__ or e}'
+    elif 'SIGKILL' in codes[1]:
+        return SerError(f'the system ended a training process (SIGKILL), most often for lack of memory: run again with fewer --jobs. '
+                        'Finished runs are kept.')
+    else: why = f'exit code {codes[1]}'
+    return SerError(f'a training process failed ({short(why)}): run again with --jobs 1 to see the error. Finished runs are kept.')
 
 def _attempt(i, df, recipe, protocol, fold, seed, weights, results, wait, quiet):
     "A run of a grid: its number, what became of it, and why it failed if it did."

@@ -23,7 +23,7 @@ from scipy.io import wavfile
 from scipy.ndimage import gaussian_filter1d
 from scipy.signal import lfilter, sosfilt
 
-from .core import EMOTIONS, SerError, atomic_write, progress
+from .core import EMOTIONS, SerError, atomic_write, progress, safe_imports
 
 # %% ../nbs/03_synth.ipynb #f86fe74d
 MANNER = dict(
@@ -325,7 +325,7 @@ def synthesise(
     found = note.read_text() if note.exists() else 'recordings'
     if found != recipe: raise SerError(f'{folder} already holds something else ({found}): name another folder, or delete this one')
     todo = [c for c in clip_plan(n_speakers, n_repetitions) if not (folder/clip_path(c)).exists()]
-    with parallel_config('loky', n_jobs=n_jobs or (cpu_count() if len(todo) > 60 else 1), inner_max_num_threads=1, idle_worker_timeout=2):   # else a process that ends waits for them
+    with safe_imports(), parallel_config('loky', n_jobs=n_jobs or (cpu_count() if len(todo) > 60 else 1), inner_max_num_threads=1, idle_worker_timeout=2):   # else a process that ends waits for them
         done = Parallel(return_as='generator_unordered')(delayed(_write_clip)(folder, c, seed, sr) for c in todo)
         for _ in progress(done, len(todo), 'synthesising'): pass
     return folder
