@@ -171,7 +171,7 @@ class Predictor:
         bundle=None # the folder of a bundle or of an export; without it the one that ships
     ):
         path = Path(os.path.expanduser(bundle)) if bundle else default_bundle()
-        self.info, self.model = open_graph(path, WHOLE) if (path/'settings.json').is_file() else _open_bundle(path)
+        self.info, self.model = open_graph(path) if (path/'settings.json').is_file() else _open_bundle(path)
         self.labels, self.recipes = self.info['labels'], [r for _, r, *_ in leaves(self.info)]
         self.sr, self.trim, self.seconds = self.recipes[0].sr, self.recipes[0].trim, max(r.seconds for r in self.recipes)
         self.pool, self.process = ThreadPoolExecutor(os.cpu_count(), initializer=_alone), os.getpid()
