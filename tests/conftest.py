@@ -35,6 +35,13 @@ def small_synth(shared):
 
 
 @pytest.fixture(scope='session')
+def synth(shared):
+    "A data folder with half of the embedded corpus, 240 clips of eight speakers; to be read only."
+    from ser_fastai.synth import synthesise
+    return shared('synth', lambda d: synthesise(d/'synth', n_repetitions=1, n_jobs=1))
+
+
+@pytest.fixture(scope='session')
 def shipped(shared):
     "The bundle that ships, as an export; to be read only."
     pytest.importorskip('onnx'); pytest.importorskip('onnxruntime')
