@@ -200,7 +200,7 @@ class Predictor:
     def _open(self, path=None):
         "Open the model and make threads, once in each process: a fork copies neither threads nor the process of a graph."
         if self.process == os.getpid(): return
-        if (self.path/'settings.json').is_file(): self.info, self.model = open_graph(path or self.path, WHOLE)
+        if (self.path/'settings.json').is_file(): self.info, self.model = open_graph(path or self.path)
         elif self.process is None: (self.info, self.model), self.cuda = _open_bundle(path), default_device().type == 'cuda'
         elif self.cuda:
             raise SerError('CUDA does not work in a forked process: start the processes with "spawn", or make the Predictor in each of them.')

@@ -1,7 +1,9 @@
 "The web page: what it answers, what it refuses, that it keeps nothing, and how it looks to a visitor in a browser."
 import base64, io, json, os, shutil, signal, socket, subprocess, sys, time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
+from threading import Timer
 
 import matplotlib.pyplot as plt, numpy as np, pandas as pd, pytest, soundfile as sf
 
@@ -174,14 +176,12 @@ def test_a_limit_is_positive_and_finite(limit, option, bundle):
 def test_what_is_no_port_is_one_sentence(port):
     with pytest.raises(SerError, match=f'^{port} is no port: name one from 1 to 65535 with --port.$'): A.check_port('127.0.0.1', port)
 
-def test_an_exported_bundle_on_the_page(tmp_path, clips):
-    pytest.importorskip('onnxruntime')
-    from ser_fastai.export import export_bundle
-    exported = Predictor(export_bundle(tmp_path/'out'))
+def test_an_exported_bundle_on_the_page(shipped, tmp_path, clips, bundle):
+    exported = Predictor(shipped)
     with A.serving(exported, port=free_port()) as (url, uploads):
         got = asked(Client(url, verbose=False, download_files=tmp_path), clips/'angry.wav')
         assert left((url, uploads)) == []
-    np.testing.assert_allclose(pd.Series(got), Predictor().predict(clips/'angry.wav'), atol=1e-3)
+    np.testing.assert_allclose(pd.Series(got), bundle.predict(clips/'angry.wav'), atol=1e-3)
     html = A.show(exported, clips/'talk.wav')
     assert 'Where it is surest' in html and 'less likely' in html and 'ser-player' in html
 
@@ -328,8 +328,7 @@ def test_a_microphone(driver, page):
 
 BIN = Path(sys.executable).parent
 
-@pytest.mark.parametrize('how', [signal.SIGINT, signal.SIGTERM], ids=lambda s: s.name)
-def test_the_command(how, clips, bundle, tmp_path):
+def test_the_command(clips, bundle, tmp_path):
     "It starts, answers, and ends when it is told to, without a word or a file, though an upload was still waiting."
     port, (tmp, got) = free_port(), (tmp_path/'tmp', tmp_path/'client')
     url = f'http://127.0.0.1:{port}/'
@@ -343,11 +342,25 @@ def test_the_command(how, clips, bundle, tmp_path):
                 s.sendall(b'POST /gradio_api/upload HTTP/1.1\r\nHost: x\r\nContent-Length: 999\r\nContent-Type: multipart/form-data; boundary=x\r\n\r\n--x\r\n')
                 time.sleep(1)
             assert sent(url, clips/'angry.wav').is_relative_to(tmp) and list(tmp.rglob('angry.wav'))
-            p.send_signal(how)
+            p.send_signal(signal.SIGINT)
             out, err = p.communicate(timeout=120)
         finally: p.kill()
     assert p.returncode == 0 and out == '' and 'Traceback' not in err and 'Error' not in err
     assert [f for f in tmp.rglob('*') if f.is_file()] == [] and not list(tmp.glob('ser_app*'))
+
+def test_it_ends_when_the_system_says_so(monkeypatch):
+    "SIGTERM as Ctrl-C: the folder of uploads goes too."
+    ended = []
+    @contextmanager
+    def serving(*args, **kw):
+        try: yield 'http://here/', None
+        finally: ended.append(True)
+    monkeypatch.setattr(A, 'serving', serving); monkeypatch.setattr(A, 'Predictor', lambda bundle: None)
+    before = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
+    Timer(.5, os.kill, (os.getpid(), signal.SIGTERM)).start()
+    try: A.serve(None, '127.0.0.1', free_port())
+    finally: [signal.signal(s, handler) for s, handler in before.items()]
+    assert ended
 
 def test_misuse_of_the_command_is_one_sentence(tmp_path):
     with socket.create_server(('127.0.0.1', 0)) as taken:

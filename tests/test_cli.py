@@ -1,6 +1,7 @@
 "The commands as a person meets them: installed, in a shell, with good and bad input."
-import json, os, subprocess, sys
+import contextlib, io, json, os, runpy, shutil, signal, subprocess, sys
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pandas as pd
@@ -33,22 +34,18 @@ def voices(tmp_path_factory):
     return d
 
 
-ONE_BY_ONE = '''
-import contextlib, io, json, runpy, sys
-for name, *args in json.loads(sys.argv[1]):
-    sys.argv = [name, *args]
-    said, printed = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stderr(said), contextlib.redirect_stdout(printed):
-        try: runpy.run_path(name, run_name='__main__')
-        except SystemExit as e: status = e.code
-    print(json.dumps([status, said.getvalue(), printed.getvalue()]))
-'''
-
 def ran(commands, folder):
-    "The exit code of each command, what it said and what it printed, all asked within one process, which starts once."
-    r = sh('python', '-c', ONE_BY_ONE, json.dumps([[str(BIN/name), *args] for name, *args in commands]), cwd=folder)
-    assert not r.returncode, r.stderr
-    return list(map(json.loads, r.stdout.splitlines()))
+    "The exit code of each installed command, what it said and what it printed; run in this process, which has imported it all."
+    done, signals = [], {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
+    for name, *args in commands:
+        said, printed, status = io.StringIO(), io.StringIO(), None
+        with (contextlib.chdir(folder), patch.dict(os.environ, SER_QUIET='1'), patch.object(sys, 'argv', [str(BIN/name), *map(str, args)]),
+              contextlib.redirect_stderr(said), contextlib.redirect_stdout(printed)):
+            try: runpy.run_path(sys.argv[0], run_name='__main__')
+            except SystemExit as e: status = e.code
+        for s, handler in signals.items(): signal.signal(s, handler)
+        done.append([status, said.getvalue(), printed.getvalue()])
+    return done
 
 def misused(commands, folder): return [[status, said] for status, said, _ in ran(commands, folder)]
 
@@ -127,35 +124,36 @@ def test_export_answers_as_predict(voices, tmp_path, monkeypatch, capsys):
     assert its.returncode == 0 and ours['probabilities'] == pytest.approx(json.loads(its.stdout)['probabilities'], abs=1e-3)
 
 
-def test_corpora_lists_a_folder_and_skips_a_bad_clip(voices):
+def test_corpora_lists_a_folder_and_skips_a_bad_clip(voices, tmp_path):
     bad = voices/'sad'/'broken.wav'
     bad.write_bytes(b'RIFF')
     try:
-        r = sh('ser_corpora', voices)
-        assert r.returncode == 0 and '24' in r.stdout and 'broken.wav' in r.stdout
-        assert sh('ser_corpora', voices, '--strict').returncode == 2
+        (status, _, printed), (strict, *_) = ran([['ser_corpora', voices], ['ser_corpora', voices, '--strict']], tmp_path)
+        assert not status and '24' in printed and 'broken.wav' in printed and strict == 2
     finally: bad.unlink()
 
 
 def test_run_own_corpus_then_resume(voices, tmp_path, monkeypatch):
     monkeypatch.setenv('SER_CACHE', str(tmp_path/'cache')); monkeypatch.setenv('SER_QUIET', '1')
-    r = sh('ser_run', '--corpora', voices, '--recipes', 'svm', '--seeds', '0-1', '--results', tmp_path/'r')
-    assert r.returncode == 0, r.stderr
+    run = lambda: cli.ser_run(corpora=str(voices), recipes='svm', seeds='0-1', results=str(tmp_path/'r'))
+    run()
     files = sorted((tmp_path/'r'/'runs').glob('*.json'))
     assert len(files) == 2 and all(json.loads(f.read_text())['status'] == 'done' for f in files)
     before = [f.stat().st_mtime_ns for f in files]
-    cli.ser_run(corpora=str(voices), recipes='svm', seeds='0-1', results=str(tmp_path/'r'))
+    run()
     assert [f.stat().st_mtime_ns for f in files] == before
     assert len(pd.read_csv(tmp_path/'r'/'runs.csv')) == 2
 
 
-def test_reproduce_rehearses_on_the_embedded_corpus(tmp_path):
-    r = sh('ser_reproduce', '--recipes', 'svm,cnn_transfer', '--jobs', '1', '--out', tmp_path/'out', SER_CACHE=tmp_path/'cache', TORCH_HOME=tmp_path/'torch')
-    assert r.returncode == 0, r.stderr
-    page = Path(r.stdout.strip().splitlines()[-1])
+def test_reproduce_rehearses_on_the_embedded_corpus(synth, tmp_path, monkeypatch, capsys):
+    for name, value in dict(SER_CACHE=tmp_path/'cache', TORCH_HOME=tmp_path/'torch', SER_QUIET='1').items(): monkeypatch.setenv(name, str(value))
+    monkeypatch.setattr('ser_fastai.synth.synthesise', lambda folder: shutil.copytree(synth/'synth', folder))   # half of the corpus
+    cli.ser_reproduce(recipes='svm,cnn_transfer', jobs=1, out=str(tmp_path/'out'))
+    out = capsys.readouterr().out
+    page = Path(out.strip().splitlines()[-1])
     assert page.is_file() and page.suffix == '.html' and {'table1.csv', 'table1.md', 'figure1.png'} <= {f.name for f in page.parent.iterdir()}
-    assert 'synthetic' in r.stdout and 'resnet18 instead of resnet34' in r.stdout
-    assert 'ImageNet weights of resnet18 are not here' in r.stdout      # offline: said, with the remedy, and the rest has run
+    assert 'synthetic' in out and 'resnet18 instead of resnet34' in out
+    assert 'ImageNet weights of resnet18 are not here' in out      # offline: said, with the remedy, and the rest has run
     runs = pd.read_csv(tmp_path/'out'/'results'/'runs.csv')
     assert set(runs[runs.status == 'done'].recipe) == {'svm'} and set(runs[runs.status == 'failed'].recipe) == {'cnn_transfer'}
     svm = runs[runs.recipe == 'svm'].set_index('protocol').accuracy

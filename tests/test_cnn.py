@@ -104,7 +104,7 @@ def test_refused_in_one_sentence(files, dls, tmp_path, monkeypatch):
     assert all(torch.equal(v, before[k]) for k, v in body.state_dict().items())              # whole or not at all
     assert not (tmp_path/'harmed').exists()
 
-@pytest.mark.parametrize('arch', ['efficientnet_b0', 'convnext_tiny', 'regnet_y_400mf', 'densenet121', 'xresnet18', 'xse_resnext18'])
+@pytest.mark.parametrize('arch', ['efficientnet_b0', 'regnet_y_400mf', 'xresnet18'])
 def test_any_architecture_of_torchvision_and_fastai(dls, arch, tmp_path):
     learn = cnn.cnn_learner(dls(), arch)
     assert learn.model.eval()(learn.dls.one_batch()[0]).shape == (4, 2)

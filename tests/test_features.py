@@ -1,5 +1,7 @@
 "The cache of features: keyed by content, whole or absent, made once, and a sentence where it cannot be."
-import os, signal, subprocess, sys, textwrap, time
+import os, subprocess, sys, time
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier, get_ident
 import librosa, numpy as np, pandas as pd, pytest, soundfile as sf
 from dataclasses import replace
 from ser_fastai import features as F
@@ -93,47 +95,45 @@ def test_a_read_only_cache(corpus, tmp_path):
     cache = tmp_path/'cache'; cache.mkdir(); cache.chmod(0o555)
     with pytest.raises(SerError, match='Permission denied'): F.build_features(corpus, R, cache, 1)
 
-def script(tmp_path, corpus, body=''):
-    corpus.to_csv(tmp_path/'corpus.csv', index=False)
-    f = tmp_path/'build.py'
-    f.write_text(textwrap.dedent(f'''
-        import sys, time, pandas as pd
-        from pathlib import Path
-        import ser_fastai.features as F
-        from ser_fastai.core import Recipe
-        d = Path({str(tmp_path)!r})
-        built, read = [], F.read_audio
-        def slow(p, sr): built.append(p); time.sleep(1 if (d/'slow').exists() else .05); return read(p, sr)
-        F.read_audio = slow
-        (d/f'ready{{sys.argv[1]}}').touch()
-        while not (d/'go').exists(): time.sleep(.01)
-        F.build_features(pd.read_csv(d/'corpus.csv', dtype={{'sha': str}}), Recipe('test'), d/'cache', 1)
-        (d/f'built{{sys.argv[1]}}').write_text(str(len(built)))'''))
-    return lambda i: subprocess.Popen([sys.executable, f, str(i)])
+def test_two_programs_at_once(corpus, tmp_path, monkeypatch):
+    "Two threads, each with a lock of its own, as two programs would have them: one builds, the other waits."
+    read, built, both = F.read_audio, [], Barrier(2)
+    monkeypatch.setattr(F, 'read_audio', lambda p, sr: (built.append(get_ident()), time.sleep(.01), read(p, sr))[2])
+    def build(_):
+        both.wait(60)
+        return F.build_features(corpus, R, tmp_path/'cache', 1)
+    with ThreadPoolExecutor(2) as ex: a, b = ex.map(build, range(2))
+    assert len(built) == 12 and len(set(built)) == 1 and all(np.array_equal(a[c], b[c]) for c in corpus['clip'])
 
-def wait_for(cond, seconds=120):
-    end = time.time() + seconds
-    while not cond():
+def test_an_interrupted_build(corpus, tmp_path, monkeypatch):
+    read, seen = F.read_audio, []
+    def interrupted(p, sr):
+        seen.append(p)
+        if len(seen) == 6: raise KeyboardInterrupt
+        return read(p, sr)
+    with monkeypatch.context() as m:
+        m.setattr(F, 'read_audio', interrupted)
+        with pytest.raises(KeyboardInterrupt): F.build_features(corpus, R, tmp_path/'cache', 1)
+    assert not list((tmp_path/'cache').rglob('index.csv'))
+    assert len(F.build_features(corpus, R, tmp_path/'cache', 1)) == 12 and not list((tmp_path/'cache').rglob('*.tmp'))
+
+BUILD = '''
+import sys, time, pandas as pd
+from pathlib import Path
+import ser_fastai.features as F
+from ser_fastai.core import Recipe
+read = F.read_audio
+F.read_audio = lambda p, sr: (time.sleep(1), read(p, sr))[1]     # 12 s long, so that the signal comes in the middle on a busy machine too
+F.build_features(pd.read_csv(sys.argv[1], dtype=dict(sha=str)), Recipe('test'), Path(sys.argv[2]), 1)
+'''
+
+def test_a_killed_build(corpus, tmp_path):
+    corpus.to_csv(tmp_path/'corpus.csv', index=False)
+    p, end = subprocess.Popen([sys.executable, '-c', BUILD, tmp_path/'corpus.csv', tmp_path/'cache']), time.time() + 120
+    while not list((tmp_path/'cache').rglob('*.tmp')):
         assert time.time() < end
         time.sleep(.01)
-
-def test_two_processes_at_once(corpus, tmp_path):
-    start = script(tmp_path, corpus)
-    both = [start(i) for i in range(2)]
-    wait_for(lambda: all((tmp_path/f'ready{i}').exists() for i in range(2)))
-    (tmp_path/'go').touch()
-    assert [p.wait(120) for p in both] == [0, 0]
-    assert sorted((tmp_path/f'built{i}').read_text() for i in range(2)) == ['0', '12']   # one builds, the other waits
-    feats = F.build_features(corpus.assign(path='gone.wav'), R, tmp_path/'cache', 1)
-    assert len(feats) == 12 and all(np.isfinite(feats[c]).all() for c in corpus['clip'])
-
-@pytest.mark.parametrize('sig', ['SIGKILL', 'SIGINT'])
-def test_a_killed_build(corpus, tmp_path, sig):
-    p = script(tmp_path, corpus)(0)
-    for f in 'slow', 'go': (tmp_path/f).touch()   # 12 s long, so that the signal comes in the middle on a busy machine too
-    wait_for(lambda: list((tmp_path/'cache').rglob('*.tmp')))
-    time.sleep(.1)
-    p.send_signal(getattr(signal, sig)); p.wait(120)
-    assert not (tmp_path/'built0').exists() and not list((tmp_path/'cache').rglob('index.csv'))
+    p.kill(), p.wait(60)
+    assert not list((tmp_path/'cache').rglob('index.csv'))
     feats = F.build_features(corpus, R, tmp_path/'cache', 1)
     assert len(feats) == 12 and not list((tmp_path/'cache').rglob('*.tmp'))              # what was left is swept up

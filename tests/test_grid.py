@@ -1,55 +1,50 @@
 "Grids of several processes: nothing is trained twice, a killed process blocks nobody, and the list of runs keeps up."
-import os, signal, subprocess, sys, time
-from threading import Thread
+import subprocess, sys, time
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier, Thread, get_ident
 import pandas as pd, psutil, pytest
 from filelock import Timeout
 from ser_fastai import cli, experiment as X, results as R
 from ser_fastai.core import SerError
-from ser_fastai.results import done, load_runs
-from test_train import cache, made
+from ser_fastai.results import done, load_predictions, load_runs
+from test_train import cache, made, small
 
-GRID = '''
-import os, sys, time
-from pathlib import Path
-import pandas as pd
-from ser_fastai import experiment as X
-d, n = Path(sys.argv[1]), int(sys.argv[2])
-real = X.TRAINERS['svm']
-def svm(df, features, s, *rest):
-    with open(d/'trained', 'a') as f: f.write(f'{os.getpid()} {df.speaker.iloc[s.test[0]]}\\n')
-    begun = lambda: {line.split()[0] for line in (d/'trained').read_text().splitlines()}
-    while len(begun()) < n: time.sleep(.05)          # the first training of each process goes on once all have begun one
-    return real(df, features, s, *rest)
-X.TRAINERS['svm'] = svm
-rows = X.run_grid(pd.read_pickle(d/'df'), [X.RECIPES['svm']], ['loso'], results=d/'results')
-assert set(rows.status) == {'done'}
-'''
+def test_two_programs_share_a_grid(made, tmp_path, monkeypatch):
+    "Two threads, each with locks of its own, as two programs would have them."
+    real, trained, both = X.TRAINERS['svm'], [], Barrier(2)
+    def svm(df, features, s, *rest):
+        trained.append((get_ident(), df.speaker.iloc[s.test[0]]))
+        if len([t for t, _ in trained if t == get_ident()]) == 1: both.wait(60)   # the first training of each goes on once both have begun one
+        return real(df, features, s, *rest)
+    monkeypatch.setitem(X.TRAINERS, 'svm', svm)
+    with ThreadPoolExecutor(2) as ex: grids = list(ex.map(lambda _: X.run_grid(made[0], [X.RECIPES['svm']], ['loso'], results=tmp_path), range(2)))
+    assert all(set(rows.status) == {'done'} for rows in grids)
+    assert sorted(s for _, s in trained) == [f'made_{i}' for i in range(5)] and len({t for t, _ in trained}) == 2
+    assert len(pd.read_csv(tmp_path/'runs.csv')) == 5
 
-def start(df, folder, n):
-    df.to_pickle(folder/'df')
-    return subprocess.Popen([sys.executable, '-c', GRID, str(folder), str(n)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+HOLD = 'import sys, time; from filelock import FileLock; lock = FileLock(sys.argv[1]); lock.acquire(); print("held", flush=True); time.sleep(99)'
 
-def test_two_processes_share_a_grid(made, tmp_path):
-    two = [start(made[0], tmp_path, 2) for _ in range(2)]
-    said = [p.communicate(timeout=240)[0] for p in two]
-    assert [p.returncode for p in two] == [0, 0], said
-    trained = [line.split() for line in (tmp_path/'trained').read_text().splitlines()]
-    assert sorted(s for _, s in trained) == [f'made_{i}' for i in range(5)] and len({pid for pid, _ in trained}) == 2
-    assert len(pd.read_csv(tmp_path/'results'/'runs.csv')) == 5
+def test_a_killed_process_blocks_nobody(made, tmp_path, monkeypatch):
+    locks, acquire = [], X.FileLock.acquire
+    def seen(self, *args, **kw): locks.append(self.lock_file); return acquire(self, *args, **kw)
+    monkeypatch.setattr(X.FileLock, 'acquire', seen)
+    with X._lock('a-run', False): pass
+    with subprocess.Popen([sys.executable, '-c', HOLD, locks[0]], stdout=subprocess.PIPE, text=True) as p:
+        assert p.stdout.readline() == 'held\n'
+        with pytest.raises(Timeout): X._lock('a-run', False)
+        p.kill()
+    with X._lock('a-run', False): pass
 
-def test_a_killed_process_blocks_nobody(made, tmp_path):
-    p = start(made[0], tmp_path, 2)                                                            # waits for a second one, which never comes
-    try:
-        stop = time.time() + 120
-        while not (tmp_path/'trained').exists() and p.poll() is None and time.time() < stop: time.sleep(.1)
-        first = lambda: X.run_one(made[0], X.RECIPES['svm'], 'loso', results=tmp_path/'results', wait=False)
-        with pytest.raises(Timeout): first()
-    finally: os.kill(p.pid, signal.SIGKILL); p.communicate()
-    assert not len(load_runs(tmp_path/'results')) and done(first(), tmp_path/'results')
+def test_runs_side_by_side_are_the_same_runs(made, tmp_path):
+    df, d = made
+    recipes = [X.RECIPES['svm'], small('lstm', d)]
+    one, two = (X.run_grid(df, recipes, ['loso'], folds=[0, 1], results=tmp_path/str(jobs), jobs=jobs) for jobs in (1, 2))
+    assert one.equals(two) and set(two.status) == {'done'}
+    for run in one.run: assert load_predictions(run, results=tmp_path/'1').equals(load_predictions(run, results=tmp_path/'2'))
 
 def test_a_killed_worker_ends_a_grid_in_a_sentence(made, tmp_path):
     def ended(): return len(load_runs(tmp_path))
-    def killer():
+    def killer():   # the processes of the test before are still there, so this one is quick
         while not ended(): time.sleep(.02)
         next(c for c in psutil.Process().children(recursive=True) if 'popen_loky' in ' '.join(c.cmdline())).kill()
     thread = Thread(target=killer)

@@ -8,7 +8,6 @@ import yaml
 REPO = Path(__file__).parents[1]
 NBS = {p.relative_to(REPO/'nbs').as_posix(): p for p in sorted((REPO/'nbs').rglob('*.ipynb'))
        if not any(part[0] in '._' for part in p.relative_to(REPO).parts)}
-each = pytest.mark.parametrize('name', NBS)
 
 
 def cells(name): return json.loads(NBS[name].read_text(encoding='utf8'))['cells']
@@ -16,20 +15,17 @@ def source(cell): return ''.join(cell['source'])
 def outputs(name): return [o for c in cells(name) for o in c.get('outputs', ())]
 
 
-@each
-def test_opens_with_title_and_subtitle(name):
+def check_opens_with_title_and_subtitle(name):
     assert re.match(r'# [^#\s].*\n\n> \S', source(cells(name)[0])), 'the first cell is "# Title", an empty line, "> subtitle"'
 
 
-@each
-def test_is_short_and_small(name):
+def check_is_short_and_small(name):
     exported = sum(len(source(c).splitlines()) - 1 for c in cells(name) if re.search(r'^#\|\s*export', source(c), re.M))
     assert sum(c['cell_type'] == 'code' for c in cells(name)) <= 80 and exported <= 500
     assert NBS[name].stat().st_size < 500_000
 
 
-@each
-def test_outputs_are_fit_to_publish(name):
+def check_outputs_are_fit_to_publish(name):
     "No traceback, no warning, no progress bar, and no folder of the machine it ran on."
     text = json.dumps(outputs(name))
     assert not [o for o in outputs(name) if o['output_type'] == 'error' or o.get('name') == 'stderr']
@@ -46,8 +42,7 @@ def test_what_is_printed_is_in_one_piece(name):
         assert len(streams) == len(set(streams))
 
 
-@each
-def test_imports_stand_alone(name):
+def check_imports_stand_alone(name):
     "The documentation runs every cell with an import in it, so such a cell does nothing else; an exported one may."
     for c in cells(name):
         assert c.get('id'), 'a cell without an id changes at every clean'
@@ -55,6 +50,11 @@ def test_imports_stand_alone(name):
         nodes = list(ast.walk(ast.parse(re.sub(r'^[%!].*', '', source(c), flags=re.M))))
         if any(isinstance(n, (ast.Import, ast.ImportFrom)) for n in nodes):
             assert not any(isinstance(n, (ast.Expr, ast.Assign)) for n in nodes), f'cell {c["id"]} mixes imports with other code'
+
+
+@pytest.mark.parametrize('name', NBS)
+def test_is_fit_to_publish(name):
+    for check in check_opens_with_title_and_subtitle, check_is_short_and_small, check_outputs_are_fit_to_publish, check_imports_stand_alone: check(name)
 
 
 def test_sidebar_lists_every_notebook():

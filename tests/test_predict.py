@@ -51,7 +51,6 @@ def trained(corpus, folder):
 @pytest.fixture(scope='session')
 def bundles(trained, folder):
     for k, t in trained.items(): B.save_bundle(t, folder/k, RECIPES[k])
-    B.save_bundle(list(trained.values()), folder/'all', list(RECIPES.values()))
     return folder
 
 @pytest.fixture(scope='session')
@@ -70,20 +69,7 @@ def test_bundle_answers_as_the_trained_model(kind, bundles, trained, corpus):
     assert got.path.tolist() == [str(p) for p in corpus.path] and got.error.isna().all()
     np.testing.assert_allclose(got[trained[kind].labels].to_numpy(float), answers(trained[kind], len(corpus)), atol=1e-4)
 
-def test_ensemble_averages(bundles, trained, corpus):
-    got = P.Predictor(bundles/'all').predict_files(corpus.path[:5])
-    np.testing.assert_allclose(got[LABELS].to_numpy(float), np.mean([answers(t, 5) for t in trained.values()], 0), atol=1e-4)
-
-def test_ensembles_nest(tmp_path, trained, corpus):
-    a, b, c = trained.values()
-    ra, rb, rc = RECIPES.values()
-    p = P.Predictor(B.save_bundle([a, [b, c]], tmp_path/'nest', [ra, [rb, rc]]))
-    assert [round(m[0], 3) for m in p.model.models] == [.5, .25, .25]
-    want = [answers(t, 1)[0] for t in (a, b, c)]
-    np.testing.assert_allclose(p.predict(corpus.path[0]), want[0]/2 + want[1]/4 + want[2]/4, atol=1e-4)
-    with pytest.raises(SerError, match='different labels'): B.save_bundle([a, replace(b, labels=['x', 'y', 'z'])], tmp_path/'x', [ra, rb])
-
-@pytest.mark.parametrize('k', [2, 3, 5, 8])
+@pytest.mark.parametrize('k', [2, 5])
 def test_svm_is_scikit_learns(k):
     rng = np.random.default_rng(k)
     X, y = rng.normal(size=(30*k, 12)) + np.repeat(rng.normal(size=(k, 12)), 30, 0), np.repeat(np.arange(k), 30)
@@ -117,7 +103,7 @@ def test_from_memory_as_from_a_file(svm, folder):
         np.testing.assert_allclose(svm.predict(same, SR), svm.predict(x, SR), atol=.03)
 
 def test_many_threads_share_one_predictor(bundles, corpus):
-    p = P.Predictor(bundles/'all')
+    p = P.Predictor(bundles/'cnn')
     want = [p.predict(f).to_numpy() for f in corpus.path[:6]]
     with ThreadPoolExecutor(6) as ex: got = list(ex.map(lambda f: p.predict(f).to_numpy(), list(corpus.path[:6])*4))
     np.testing.assert_allclose(got, want*4, atol=1e-5)
@@ -140,8 +126,8 @@ def test_windows():
     quiet = np.pad(x[:SR*4], 10*SR)
     assert len(list(P.windows([quiet], SR, 3.))) == 1 and len(list(P.windows([quiet], SR, 3., trim=False))) > 1
 
-@pytest.mark.parametrize('n', [SR*7, SR*20, SR*20 + 1, SR*21, 24000*9, 24000*9 + 1])
-@pytest.mark.parametrize('size', [1000, 24000, 48000, 100001])
+@pytest.mark.parametrize('n', [SR*7, SR*20 + 1, 24000*9])
+@pytest.mark.parametrize('size', [1000, 48000, 100001])
 def test_windows_do_not_depend_on_the_blocks(n, size):
     x = np.arange(n, dtype='float32')
     whole = [(s, len(w), w[0]) for s, w in P.windows([x], SR, 3., trim=False)]
@@ -165,25 +151,6 @@ def test_a_long_recording_is_the_mean_of_its_windows(svm):
 
 
 # any sound that libsndfile reads
-
-@pytest.mark.parametrize('rate', [8000, 11025, 22050, 44100, 48000, 96000, 192000])
-def test_rates(rate, svm, tmp_path):
-    sf.write(tmp_path/'a.wav', buzz(150, sr=rate), rate)
-    p = svm.predict(tmp_path/'a.wav')
-    assert p.sum() == pytest.approx(1) and list(p.index) == LABELS
-
-@pytest.mark.parametrize('channels', range(1, 9))
-def test_channels(channels, svm, tmp_path):
-    x = buzz(150)
-    sf.write(tmp_path/'a.wav', np.stack([x]*channels, 1), SR, subtype='FLOAT')
-    np.testing.assert_allclose(svm.predict(tmp_path/'a.wav'), svm.predict(x, SR), atol=1e-4)
-
-@pytest.mark.parametrize('kw', [dict(subtype='PCM_U8'), dict(subtype='PCM_24'), dict(subtype='PCM_32'), dict(subtype='ULAW'), dict(subtype='DOUBLE'),
-                                dict(format='OGG'), dict(format='FLAC'), dict(format='AIFF'), dict(format='W64'), dict(format='MP3')], ids=str)
-def test_formats(kw, svm, tmp_path):
-    if kw.get('format', 'WAV') not in sf.available_formats(): pytest.skip('this libsndfile writes no such file')
-    sf.write(tmp_path/'a', buzz(150), SR, **({'format': 'WAV'} | kw))
-    assert svm.predict(tmp_path/'a').sum() == pytest.approx(1)
 
 @pytest.mark.parametrize('rate', [8000, 16000, 44100])
 def test_blocks_are_the_whole(rate, tmp_path):
@@ -230,10 +197,6 @@ def test_segments_of_any_timeline():
         assert (s.end - s.start).sum() == pytest.approx(covered) and (s.start.iloc[1:].to_numpy() >= s.end.iloc[:-1].to_numpy()).all()
         assert s.emotion.isin(['a', 'b', 'uncertain']).all() and (s.confidence[s.emotion != 'uncertain'] >= .6).all() and (s.confidence[s.emotion == 'uncertain'] < .6).all()
 
-def test_ten_minutes(svm, tmp_path):
-    sf.write(tmp_path/'long.wav', .1*np.random.default_rng(0).standard_normal(600*SR), SR)
-    assert svm.predict(tmp_path/'long.wav').sum() == pytest.approx(1)
-
 def wav(x, **kw):
     out = io.BytesIO()
     sf.write(out, x, SR, format='WAV', **kw)
@@ -250,11 +213,6 @@ def bad(tmp_path):
         if data == 'folder': (tmp_path/f'{name}.wav').mkdir()
         elif data is not None: (tmp_path/f'{name}.wav').write_bytes(data)
     return tmp_path
-
-@pytest.mark.parametrize('name', BAD)
-def test_bad_sound_is_one_sentence(name, svm, bad):
-    with pytest.raises(SerError) as e: svm.predict(bad/f'{name}.wav')
-    assert f'{name}.wav' in str(e.value) and '\n' not in str(e.value) and str(e.value).endswith('.')
 
 def test_odd_names(svm):
     for path in ('x'*5000, 'a\0b.wav', '~nobody-of-that-name/a.wav', '/dev/null', ''):
@@ -320,22 +278,11 @@ class Boom:
     def __reduce__(self): return (open, (str(Path.home()/'ser_fastai_was_here'), 'w'))
 
 DAMAGE = dict(
-    newer=dict(format=B.FORMAT + 1), older=dict(format=0), no_format=dict(x=without('format')), true_format=dict(format=True), text_format=dict(format='1'),
-    pickle=dict(tensors=pickle.dumps(Boom())), no_tensors=dict(tensors=b''), garbage=dict(tensors=bytes(range(256))*9),
-    huge_header=dict(tensors=(2**60).to_bytes(8, 'little') + b'{}'), hash=dict(sha256='0'*64), no_hash=dict(x=without('sha256')),
-    missing_tensor=dict(tensors=lambda t: {k: v for k, v in t.items() if k != 'gamma'}), unknown_tensor=dict(tensors=lambda t: t | dict(x=torch.ones(1))),
-    shape=dict(tensors=lambda t: t | dict(mean=torch.ones(3))), nan=dict(tensors=lambda t: t | dict(mean=t['mean']*torch.nan)),
-    dtype=dict(tensors=lambda t: t | dict(mean=t['mean'].long())), counts=dict(tensors=lambda t: t | dict(n_support=t['n_support'] + 1)),
-    negative=dict(tensors=lambda t: t | dict(gamma=-t['gamma'])), no_vectors=dict(tensors=lambda t: t | dict(support_vectors=torch.tensor(0.))),
-    kind=dict(kind='pickle'), list_kind=dict(kind=['svm']), other_kind=dict(kind='cnn'), empty_ensemble=dict(kind='ensemble', members=[]),
-    bad_ensemble=dict(kind='ensemble', members=[1]), no_members=dict(kind='ensemble'),
-    labels=dict(labels=['sad', 'angry']), one_label=dict(labels=['sad']), same_labels=dict(labels=['sad', 'sad', 'awe']), number_labels=dict(labels=[1, 2, 3]),
-    dict_labels=dict(labels=dict(a=1)), reserved=dict(labels=['sad', 'error', 'awe']), control=dict(labels=['sad', 'a\x1b[2J', 'awe']),
-    no_recipe=dict(x=without('recipe')), recipe_list=dict(recipe=[1]), unknown_field=dict(x=field(colour='red')), text_rate=dict(x=field(sr='16000')),
-    zero_rate=dict(x=field(sr=0)), huge_mels=dict(x=field(n_mels=10**12)), huge_frames=dict(x=field(hop_length=16, seconds=60)), nan_seconds=dict(x=field(seconds=float('nan'))),
-    stats=dict(x=field(stats='mean,eval')), no_stats=dict(x=field(stats='')), no_mfcc=dict(x=field(n_mfcc=64)), features=dict(features=dict(sr=8000)), no_features=dict(features=None),
-    scores=dict(scores=None), junk_scores=dict(scores=dict(emobox=dict(unseen_speakers=True, accuracy='much'))), junk_data=dict(data=dict(titles=5)),
-    junk_licence=dict(licence=dict(url=[1])), no_licence=dict(x=without('licence')))
+    newer=dict(format=B.FORMAT + 1), no_format=dict(x=without('format')), pickle=dict(tensors=pickle.dumps(Boom())), no_tensors=dict(tensors=b''), hash=dict(sha256='0'*64),
+    missing_tensor=dict(tensors=lambda t: {k: v for k, v in t.items() if k != 'gamma'}), shape=dict(tensors=lambda t: t | dict(mean=torch.ones(3))),
+    nan=dict(tensors=lambda t: t | dict(mean=t['mean']*torch.nan)), other_kind=dict(kind='cnn'), no_labels=dict(x=without('labels')), labels=dict(labels=['sad', 'angry']),
+    same_labels=dict(labels=['sad', 'sad', 'awe']), reserved=dict(labels=['sad', 'error', 'awe']), no_recipe=dict(x=without('recipe')), unknown_field=dict(x=field(colour='red')),
+    text_rate=dict(x=field(sr='16000')), features=dict(features=dict(sr=8000)))
 
 @pytest.mark.parametrize('how', DAMAGE)
 def test_damaged_bundles_are_refused(how, bundles, tmp_path):
@@ -346,30 +293,21 @@ def test_damaged_bundles_are_refused(how, bundles, tmp_path):
     assert not (Path.home()/'ser_fastai_was_here').exists()
     if how == 'newer': assert f'format {B.FORMAT + 1}' in str(e.value) and 'upgrade' in str(e.value)
 
-@pytest.mark.parametrize('how', dict(
-    arch=field(arch='../../body'), other_arch=field(arch='alexnet'), list_arch=field(arch=['resnet18']), size=field(sizes=[10**6, 48]), sizes=field(sizes=[48]),
-    float_size=field(sizes=[32., 48.]), no_epochs=field(epochs=0), text_shares=field(shares='ab'), head=field(dropout=2)).items(), ids=lambda x: x[0])
-def test_damaged_networks_are_refused(how, bundles, tmp_path):
-    with pytest.raises(SerError, match='bundle.json|model.safetensors'): P.Predictor(change(bundles, tmp_path/'b', 'cnn', x=how[1]))
+def test_damaged_networks_are_refused(bundles, tmp_path):
+    for i, wrong in enumerate((dict(arch='alexnet'), dict(sizes=[48]))):
+        with pytest.raises(SerError, match='bundle.json|model.safetensors'): P.Predictor(change(bundles, tmp_path/str(i), 'cnn', x=field(**wrong)))
 
-def test_absurd_sizes_cost_nothing(bundles, tmp_path):
-    "A network of terabytes is compared by shapes, and never made."
-    for hidden in (2048, 10**9):
-        with pytest.raises(SerError): P.Predictor(change(bundles, tmp_path/str(hidden), 'lstm', x=field(hidden=hidden, layers=8)))
-
-@pytest.mark.parametrize('text', ['', '{', '[]', '1', 'null', '"a"', '['*10**5, '{"format": ' + '9'*5000 + '}', '\ufeff{}', '\x00'*99])
+@pytest.mark.parametrize('text', ['', '{', '[]', 'null', '\x00'*99])
 def test_damaged_json(text, bundles, tmp_path):
     d = change(bundles, tmp_path/'b')
     (d/'bundle.json').write_text(text, encoding='utf8')
     with pytest.raises(SerError, match='bundle.json'): P.Predictor(d)
-    (d/'bundle.json').write_bytes(b'\xff\xfe' + bytes(5))
-    with pytest.raises(SerError, match='bundle.json'): P.Predictor(d)
 
-def test_cut_short_at_any_byte(bundles, tmp_path):
+def test_cut_short(bundles, tmp_path):
     d = change(bundles, tmp_path/'b')
     for name in ('bundle.json', 'model.safetensors'):
         data = (d/name).read_bytes()
-        for n in range(0, len(data) - 2, len(data)//25):
+        for n in (0, len(data)//2, len(data) - 3):
             (d/name).write_bytes(data[:n])
             with pytest.raises(SerError, match=name): P.Predictor(d)
         (d/name).write_bytes(data)
@@ -384,10 +322,6 @@ def test_missing_parts(bundles, tmp_path):
     with pytest.raises(SerError, match='is missing'): P.Predictor(d)
     for nothing in (tmp_path/'none', bundles/'buzz.csv'):
         with pytest.raises(SerError, match='name the folder of a bundle'): P.Predictor(nothing)
-
-def test_no_word_of_a_recipe_is_opened(bundles, tmp_path, corpus):
-    d = change(bundles, tmp_path/'b', 'cnn', x=field(weights='/etc/passwd', name='../../x'))
-    pd.testing.assert_series_equal(P.Predictor(d).predict(corpus.path[0]), P.Predictor(bundles/'cnn').predict(corpus.path[0]))
 
 def test_fields_of_later_versions_may_be_absent(bundles, tmp_path, corpus, svm):
     "A recipe that lacks a field takes its default, so a field may be added without a new format."
@@ -521,7 +455,7 @@ def test_timeline_of_the_command(bundles, tmp_path, capsys):
     (tmp_path/'file').write_text('')
     with pytest.raises(SerError, match='cannot be written'): P.predict_paths(paths[:1], bundles/'svm', plot=tmp_path/'file')
 
-@pytest.mark.parametrize('format', P.PRINT)
+@pytest.mark.parametrize('format', ['table', 'json'])
 @pytest.mark.parametrize('how', [KeyboardInterrupt, SerError('pictures cannot be written: name another folder.')], ids=['interrupted', 'no picture'])
 def test_what_is_done_is_shown_though_the_rest_fails(how, format, bundles, corpus, tmp_path, capsys, monkeypatch):
     "The rows that there are, and the sentences; then the failure goes its way."
@@ -537,24 +471,15 @@ def test_what_is_done_is_shown_though_the_rest_fails(how, format, bundles, corpu
     told = [str(path) in out for path in corpus.path[:3]]
     assert told == [True, True, False] and len(err.splitlines()) == 1 and 'broken.wav cannot be read' in err
 
-def test_a_day_of_sound_is_drawn_and_cut():
-    "Segments of 24 hours: as a matrix of stretches by windows it would be 27 GB."
-    start = np.arange(0, 24*3600, 1.5)
+def test_segments_of_many_windows():
+    "Three hours: as a matrix of stretches by windows it would be 400 MB."
+    start = np.arange(0, 3*3600, 1.5)
     p = np.random.default_rng(0).dirichlet([1, 1, 1], len(start))
     t = pd.DataFrame(dict(start=start, end=start + 3, emotion='', confidence=0.) | dict(zip(LABELS, p.T)))
     s = P.segments(t)
     assert s.start.iloc[0] == 0 and s.end.iloc[-1] == start[-1] + 3
     i = 1000                                            # the stretch from 1500 s on lies in windows 999 and 1000
     assert s[(s.start <= start[i]) & (s.end > start[i])].emotion.item() == LABELS[(p[i - 1] + p[i]).argmax()]
-
-def test_numbers_that_give_no_probabilities_are_refused(trained, bundles, tmp_path, corpus):
-    shutil.copytree(bundles/'svm', tmp_path/'nan')
-    found = load((tmp_path/'nan'/'model.safetensors').read_bytes())
-    data = save(found | dict(scale=torch.full_like(found['scale'], 1e-300), support_vectors=torch.full_like(found['support_vectors'], 1e38)))
-    (tmp_path/'nan'/'model.safetensors').write_bytes(data)
-    info = json.loads((tmp_path/'nan'/'bundle.json').read_text()) | dict(sha256=hashlib.sha256(data).hexdigest())
-    (tmp_path/'nan'/'bundle.json').write_text(json.dumps(info))
-    with pytest.raises(SerError, match='no probabilities'): P.Predictor(tmp_path/'nan').predict(corpus.path[0])
 
 def test_formulas_are_no_formulas(bundles, corpus, tmp_path, capsys):
     shutil.copy(corpus.path[0], tmp_path/r'c $\x$.wav')

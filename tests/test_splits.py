@@ -41,12 +41,14 @@ FRAMES = dict(real=real_names(), ravdess=corpus(ACTORS), joint=pd.concat([corpus
               two_speakers=corpus('ab', EIGHT[:2], 12, 'own'), few_actors=corpus(['01', '11', '20'], n=4),
               many_sentences=corpus('abcd', EIGHT[:2], 26, 'own', sentences='abcdefghijklm'),
               one_speaker_each=pd.concat([corpus('a', EIGHT[:3], 12, 'own'), corpus('a', EIGHT[1:4], 12, 'yours')]))
-CASES = [(f, p) for f in FRAMES for p in PROTOCOLS if f == 'joint' or (p == 'cross') == (f == 'one_speaker_each')]
+DEALT = dict(FRAMES, joint=pd.concat([corpus(ACTORS, n=2), corpus('abcdefghij', EIGHT[:1] + EIGHT[2:7], n=2, name='emodb')]))   # and fewer clips are as good here
+del DEALT['real'], DEALT['ravdess']
+CASES = [(f, p) for f in DEALT for p in PROTOCOLS if f == 'joint' or (p == 'cross') == (f == 'one_speaker_each')]
 rows_of = lambda df, protocol: np.flatnonzero(df.emotion.isin(set.intersection(*df.groupby('corpus').emotion.agg(set)))) if protocol == 'cross' else np.arange(len(df))
 
 @pytest.mark.parametrize('frame,protocol', CASES)
 def test_every_deal(frame, protocol):
-    df, tested = FRAMES[frame].reset_index(drop=True), []
+    df, tested = DEALT[frame].reset_index(drop=True), []
     rows, unseen = rows_of(df, protocol), PROTOCOLS[protocol].unseen
     for fold in range(n_folds(df, protocol)):
         s = split(df, protocol, fold, seed=1)
@@ -157,7 +159,7 @@ def test_a_frame_without_speaker_or_sentence_is_never_clean():
 
 def test_leaks_agree_with_a_count_one_by_one():
     df = FRAMES['real']
-    for protocol, fold, seed in ('paper', 0, 3), ('random10', 4, 0), ('emobox', 2, 1), ('sentence', 1, 0):
+    for protocol, fold, seed in ('paper', 0, 3), ('emobox', 2, 1), ('sentence', 1, 0):
         s = split(df, protocol, fold, seed)
         found, known = leaks(df, s, protocol, fold).shared, df.iloc[[*s.train, *s.valid]]
         twins = sum(((known.speaker == r.speaker) & (known.sentence == r.sentence) & (known.emotion == r.emotion) &
