@@ -24,7 +24,8 @@ from joblib import Parallel, delayed
 from .archives import fetch, unpack
 from .audio import check_audio, decode, resample, sample_hash
 from .core import EMOTIONS, SerError, data_path, known, label_order, progress
-from .files import AUDIO, LISTS, UNREADABLE, all_files, find_audio, list_resolver, local_path, name_formats, read_list, slashed, text_links
+from .files import (AUDIO, LISTS, UNREADABLE, all_files, find_audio, list_resolver, local_path, name_formats, read_list,
+                              slashed, text_links)
 
 # %% ../nbs/02_corpora.ipynb #928ba427
 COLUMNS = ('clip', 'path', 'corpus', 'speaker', 'gender', 'emotion', 'intensity', 'sentence', 'repetition', 'language', 'duration', 'sha')
@@ -253,11 +254,18 @@ def _unify(rows):
     changed = sorted({(o, n) for o, n in spelling.items() if o != n})
     return 'labels that differ only in spelling are one: ' + ', '.join(f'"{o}" is "{n}"' for o, n in changed) if changed else ''
 
+def _alike(rows):
+    "A note on speakers whose names differ only in spelling, who may be one person."
+    names = {r['speaker'] for r in rows if r.get('speaker')}
+    twins = sorted(n for n, k in Counter(map(_folded, names)).items() if k > 1)
+    groups = [' and '.join(f'"{n}"' for n in sorted(names) if _folded(n) == t) for t in twins]
+    return f'speakers whose names differ only in spelling are kept apart: {_few(groups)}' if groups else ''
+
 def _frame(corpus, rows, bad, strict=False, jobs=None, published=0, where='', foreign=(), unreadable=(), said=()):
     "Scan the files of `rows` and make the frame of one corpus; `bad` holds pairs of a path and a message."
     first = {}
     for r in rows: first.setdefault(r['id'], r)
-    said = [*said, *filter(None, [_unify(rows)])]
+    said = [*said, *filter(None, [_unify(rows), _alike(rows)])]
     absent = published - len(first) - len(bad)
     copies, labelled = len(rows) - len(first), [r for r in first.values() if r['emotion']]
     for r, found in zip(labelled, scan([r['path'] for r in labelled], jobs)):
@@ -267,8 +275,9 @@ def _frame(corpus, rows, bad, strict=False, jobs=None, published=0, where='', fo
     rows = [r | dict(clip=f'{corpus}/{r["id"]}', corpus=corpus, path=str(r['path']),
                      speaker=f'{corpus}_{" ".join(str(r["speaker"]).split())}' if r.get('speaker') else None) for r in labelled if 'sha' in r]
     if not rows:
-        why = (_by_reason(bad)[0] if bad else f'{_count(len(first))} without a label' if first else
-               name_formats(unreadable) if unreadable else 'no audio file')
+        faults = _by_reason(bad) + ([name_formats(unreadable)] if unreadable else [])
+        if faults: raise SerError(f'{where} holds no usable clip of {corpus}: {_few(faults)}')
+        why = f'{_count(len(first))} without a label' if first else 'no audio file'
         raise SerError(f'{where} holds no usable clip of {corpus} ({why}): put readable ones there.')
     df = pd.DataFrame(rows, columns=COLUMNS).sort_values('clip', ignore_index=True).astype({'repetition': 'Int64'})
     df, told = _drop_duplicates(df)
@@ -395,7 +404,8 @@ def class_level(
     "Find the layer of folders whose names are the classes."
     levels = [{f[i] for f in folders if len(f) > i} for i in range(max(map(len, folders)))]
     common = [sum(len(f) > i for f in folders) > len(folders)/2 for i in range(len(levels))]
-    usable = [i for i, names in enumerate(levels) if common[i] and not _matches(PART_FOLDER, names) and not _matches(SPEAKER_FOLDER, names)]
+    usable = [i for i, names in enumerate(levels)
+              if common[i] and not _matches(PART_FOLDER, names) and not _matches(SPEAKER_FOLDER, names)]
     share = {i: sum(map(_is_emotion, levels[i]))/len(levels[i]) for i in usable if any(map(_is_emotion, levels[i]))}
     if len(share) > 1: share = {i: s for i, s in share.items() if s >= .5 and len(levels[i]) > 1} or share
     if len(share) > 1: raise ValueError(f'{" and ".join(_layer(levels[i]) for i in share)} could both be the emotions')
@@ -403,7 +413,7 @@ def class_level(
     else:
         usable = [i for i in usable if all(len(f) > i for f in folders)]
         usable = [i for i in usable if len(levels[i]) > 1] or usable[-1:]
-        if not usable: raise ValueError(f'{_layer(levels[0])} are parts of a data set or speakers, and no folders are emotions')
+        if not usable: raise ValueError(f'{_layer(levels[0])} may be parts of a data set or speakers, and no folders are emotions')
         named = [i for i in usable if not all(re.search(r'\d', n) for n in levels[i])] or usable   # names with digits are speakers, days, takes
         best = named[0]
         if len(named) > 1:
@@ -411,11 +421,12 @@ def class_level(
             if len(pairs) > len(levels[named[1]]):   # the same names below several folders
                 raise ValueError(f'{_layer(levels[best])} and {_layer(levels[named[1]])} could both be the emotions')
     odd = sorted(n for n in levels[best] if PART_FOLDER.fullmatch(n) or SPEAKER_FOLDER.fullmatch(n))
-    if odd: raise ValueError(f'{_layer(odd)} look like parts of a data set or speakers, and {_layer(levels[best] - set(odd))} like emotions')
+    if odd: raise ValueError(f'{_layer(odd)} may be parts of a data set or speakers, '
+                              f'but {_layer(levels[best] - set(odd))} beside them may be emotions')
     return best
 
 def _layer(names, n=3):
-    return 'the folders ' + ', '.join(sorted(names)[:n]) + (', ...' if len(names) > n else '')
+    return f'the folder{"s" if len(names) > 1 else ""} ' + ', '.join(sorted(names)[:n]) + (', ...' if len(names) > n else '')
 
 # %% ../nbs/02_corpora.ipynb #de071d7b
 def _ids(paths):
@@ -494,7 +505,8 @@ def load_csv(
 ) -> pd.DataFrame:
     "A corpus given by a list of its clips."
     path = local_path(path)
-    listed, resolve = read_list(path, ('path', 'emotion'), ('speaker', 'gender', 'intensity', 'sentence', 'language', 'repetition')), list_resolver(path.parent)
+    listed = read_list(path, ('path', 'emotion'), ('speaker', 'gender', 'intensity', 'sentence', 'language', 'repetition'))
+    resolve = list_resolver(path.parent)
     bad, labels, kept = [], {}, []
     for r in listed:
         try: p, given = resolve(r['path']), slashed(local_path(r['path']))
@@ -523,11 +535,12 @@ def load_any(
     def load(s):
         if s in CORPORA: return load_corpus(s, data, song, strict, jobs)
         path = local_path(s)
-        if path.suffix.lower() in LISTS: return load_csv(path, None, strict, jobs)
+        if path.suffix.lower() in LISTS and not path.is_dir(): return load_csv(path, None, strict, jobs)
         if path.is_dir():
             name = next((n for n in CORPORA if _plain(path.resolve().name) in _names(n)), None)
             return load_corpus(name, path, song, strict, jobs) if name else load_folder(path, None, strict, jobs)
-        if path.is_file(): raise SerError(f'{s} is not a folder or a list of clips: {_CONVERT.get(path.suffix.lower(), "name a folder or a CSV")}.')
+        if path.is_file():
+            raise SerError(f'{s} is not a folder or a list of clips: {_CONVERT.get(path.suffix.lower(), "name a folder or a CSV")}.')
         raise SerError(f'"{s}" is no known corpus ({", ".join(CORPORA)}) and no folder or CSV of clips.')
     names = [spec] if os.path.exists(os.path.expanduser(spec := str(spec))) else spec.split(',')   # a path may contain a comma
     return join_corpora(load_each(load, [s for s in dict.fromkeys(s.strip() for s in names) if s]))

@@ -49,18 +49,19 @@ def all_files(
     leave_out=()   # folders not to enter
 ) -> list:         # paths, sorted, shallow before deep
     "All files below a folder; links to folders are followed."
-    found, seen, waiting = [], set(), [Path(folder)]
-    above = Path(os.path.realpath(folder)).parents
-    while waiting:                     # real folders come before links to them
-        top = waiting.pop(0)
+    found, seen, waiting, later = [], set(), [Path(folder)], []
+    root, above = Path(os.path.abspath(folder)), Path(os.path.realpath(folder)).parents
+    while waiting or later:            # real folders come first, then links to folders elsewhere, then links within the folder
+        top = (waiting or later).pop(0)
         if os.path.realpath(top) in seen: continue
         for d, dirs, files in os.walk(top):
             here = Path(os.path.realpath(d))
             seen.add(str(here))
             dirs[:] = sorted(x for x in dirs if not _hidden(x) and Path(d, x) not in leave_out)
             for x in [x for x in dirs if os.path.islink(Path(d, x))]:
-                target = Path(os.path.realpath(Path(d, x)))
-                if target not in (here, *here.parents, *above): waiting.append(Path(d, x))
+                inside = root in Path(os.path.abspath(Path(d, os.readlink(Path(d, x))))).parents
+                if Path(os.path.realpath(Path(d, x))) not in (here, *here.parents, *above):
+                    (later if inside else waiting).append(Path(d, x))
             dirs[:] = [x for x in dirs if os.path.realpath(Path(d, x)) not in seen]
             found += [Path(d, f) for f in files if not _hidden(f)]
     return sorted(found, key=lambda p: (len(p.parts), p))
@@ -81,7 +82,7 @@ def name_formats(
     "Count files by suffix, and say what to do with them."
     n = Counter(p.suffix.lower() for p in paths)
     return (f'{len(paths)} file{"s" if len(paths) > 1 else ""} cannot be read '
-            f'({", ".join(f"{k} {suffix}" for suffix, k in n.most_common())}): convert to wav or flac')
+            f'({", ".join(f"{k} {suffix}" for suffix, k in sorted(n.items(), key=lambda x: (-x[1], x[0])))}): convert to wav or flac')
 
 # %% ../nbs/01b_files.ipynb #0f14d36d
 def text_links(
@@ -159,7 +160,8 @@ def read_list(
         delimiter = hint[1] if hint else _delimiter(lines[0])
         names = next(_cells(lines[0], delimiter, False), [])
         if not any(map(_is_path, names)) and path.suffix.lower() not in ('.csv', '.tsv'):
-            rows, header = [[line.strip().strip('"')] for line in lines if not (line[0] == '#' and 'm3u' in path.suffix.lower())], ['path']
+            comments = '#' if 'm3u' in path.suffix.lower() else '\0'
+            header, rows = ['path'], [[line.strip().strip('"')] for line in lines if not line.startswith(comments)]
         else: header, *rows = [[c.strip() for c in row] for row in _rows(text, delimiter)]
         at = {name: _column(header, name) for name in (*needed, *optional)}
         if missing := [name for name in needed if at[name] is None]:
@@ -175,7 +177,8 @@ def _rows(text, delimiter):
         if not any(c.strip() for c in row): continue
         n = n or len(row)
         if any(c.strip() for c in row[n:]):
-            raise ValueError(f'line {reader.line_num} has {len(row)} cells and the header {n}: put quotes around values that contain a delimiter')
+            raise ValueError(f'line {reader.line_num} has {len(row)} cells and the header {n}: '
+                             'put quotes around values that contain a delimiter')
         yield row
 
 # %% ../nbs/01b_files.ipynb #ac071341

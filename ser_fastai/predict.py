@@ -10,6 +10,7 @@ __all__ = ['HELD', 'WHOLE', 'PAUSE', 'BATCH', 'PRINT', 'PIPED', 'listen', 'windo
 import glob, json, os, sys, tempfile, time
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
+from fnmatch import fnmatch
 from itertools import islice
 from pathlib import Path
 
@@ -27,7 +28,7 @@ from .audio import check_audio, check_samples, decode_blocks, open_audio, resamp
 from .bundles import UNCERTAIN, default_bundle, leaves, read_bundle
 from .cards import card, in_short
 from .core import SerError, known, progress, short
-from .files import AUDIO, LISTS, UNREADABLE, find_audio, list_resolver, local_path, name_formats, read_list
+from .files import AUDIO, LISTS, UNREADABLE, all_files, find_audio, list_resolver, local_path, name_formats, read_list
 from .evaluate import FLOOR
 from .features import clip_features, feature_settings
 from .graphs import open_graph
@@ -119,6 +120,16 @@ def _listed(path):
         except SerError as e: found[row['path']] = e
     return found
 
+def _globbed(pattern):
+    "The files that a pattern fits. glob would follow links to folders again and again below **."
+    if '**' not in pattern.parts: return [Path(f) for f in sorted(glob.glob(str(pattern))) if not os.path.isdir(f)]
+    n = next(i for i, part in enumerate(pattern.parts) if glob.has_magic(part))
+    def fits(names, parts):
+        if not parts or not names: return not names and set(parts) <= {'**'}
+        if parts[0] == '**': return fits(names, parts[1:]) or fits(names[1:], parts)
+        return fnmatch(names[0], parts[0]) and fits(names[1:], parts[1:])
+    return [f for f in all_files(Path(*pattern.parts[:n])) if fits(f.parts[n:], pattern.parts[n:])]
+
 def find_files(
     paths # files, folders, globs, or lists (.csv, .tsv, .txt, .m3u), or one of them
 ) -> dict: # path of an audio file -> None; what names none -> the `SerError` that says so
@@ -130,10 +141,8 @@ def find_files(
             if path.is_dir(): new, what = _in_folder(path), 'holds no audio files: name another folder'
             elif path.suffix.lower() in LISTS and path.is_file(): new, what = _listed(path), 'names no files: write one path per line'
             elif glob.has_magic(p) and not os.path.exists(path):
-                fits = [f for f in sorted(glob.glob(str(path), recursive=True)) if not os.path.isdir(f)]
-                if '**' in p: fits = {os.path.realpath(f): f for f in reversed(fits)}.values()   # links may lead to a file again and again
-                new = dict.fromkeys(sorted(map(Path, fits)))
-                what = 'matches no file: check the pattern'
+                new = dict.fromkeys(_globbed(path))
+                what = 'fits no file: check the pattern.'
             else: new = {path: None}
             found |= new or {p: SerError(f'{p} {what}')}
         except SerError as e: found[p] = e
