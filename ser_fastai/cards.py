@@ -15,7 +15,7 @@ from .core import Recipe, SerError, results_path
 from .corpora import CORPORA
 from .evaluate import labels_of, recall_by_class
 from .results import FEW, RANDOM, enough, load_clips, load_predictions, load_runs, percent, read_run, summarise, to_markdown, whole_seeds
-from .splits import PROTOCOLS
+from .splits import PROTOCOLS, protocol_on
 
 # %% ../nbs/49_cards.ipynb #2278cc90
 CITE = dict(
@@ -244,12 +244,13 @@ def run_card(
              **_scored(score, facts['protocol'], score.n_speakers)}
     found = ', '.join(f'{k} {100*v:.0f} %' for k, v in recall_by_class(pred).dropna().items())
     promise = f'Test and training share no {" and no ".join(p.unseen)}.' if p.unseen else 'The test speakers were heard in training, so the score says nothing of new speakers.'
+    dealt = protocol_on(facts['protocol'], clips.speaker.dropna().unique(), runs.fold.nunique())
     tested = '' if inside else f' It was tested on {facts["test_corpora"]}.'
     settings = {k: facts[k] for k in ('arch', 'weights', 'size', 'epochs', 'trim', 'transductive', 'n_params', 'recipe_hash') if facts[k]}
     parts = {
         'What it is': f'{model_title(facts)}: {", ".join(f"{k} {v}" for k, v in settings.items())}. It gives the probability of each of {in_words(labels_of(pred))}.',
         'Training data': _data(dict(data=data)) + trained,
-        'Protocol': f'`{facts["protocol"]}`: {p.about}. {promise}{tested}',
+        'Protocol': f'`{facts["protocol"]}`: {dealt}. {promise}{tested}',
         'Scores': f'{to_markdown(pd.DataFrame([shown]))}\nPer cent, with 95 % intervals where there are speakers enough, all folds and seeds pooled. Found, of the clips of each class: {found}.',
         'Fairness': _fairness(pred, results),
         'Calibration': _calibration(runs, results),

@@ -10,6 +10,7 @@ __all__ = ['HELD', 'WHOLE', 'PAUSE', 'BATCH', 'MAX_SHOWN', 'PRINT', 'PIPED', 'li
 import glob, json, os, re, sys, tempfile, time
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
+from fnmatch import fnmatch
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
@@ -29,7 +30,7 @@ from .audio import check_audio, decode_blocks, mono_blocks, open_audio, resample
 from .bundles import UNCERTAIN, default_bundle, leaves, read_bundle
 from .cards import card, in_short
 from .core import THRESHOLD, SerError, known, progress, short, user_path
-from .corpora import find_audio
+from .files import AUDIO, LISTS, UNREADABLE, all_files, find_audio, list_resolver, local_path, name_formats, read_list
 from .evaluate import FLOOR
 from .features import clip_features, feature_settings
 from .graphs import open_graph
@@ -105,32 +106,46 @@ def windows(
     yield start + len(x) - n, x[-n:]
 
 # %% ../nbs/50_predict.ipynb #f86d49b3
+def _in_folder(folder):
+    "Its audio files; one `SerError` counts those that cannot be read."
+    files = find_audio(folder, suffixes=AUDIO | UNREADABLE)
+    unreadable = [f for f in files if f.suffix.lower() in UNREADABLE]
+    found = {f: None for f in files if f.suffix.lower() in AUDIO}
+    return found | ({f'{folder}{os.sep}': SerError(f'{folder}: {name_formats(unreadable)}')} if unreadable else {})
+
 def _listed(path):
-    "The paths in a list; they count from the list's own folder."
-    try:
-        if path.suffix.lower() == '.csv':
-            df = pd.read_csv(path, dtype=str, index_col=False)
-            if 'path' not in df: raise SerError(f'{path} has no column "path": add one, or name the audio files themselves.')
-            names = df.path.dropna()
-        else: names = [l.strip() for l in path.read_text(encoding='utf-8-sig').splitlines()]
-    except (OSError, ValueError, pd.errors.ParserError) as e: raise SerError(f'{path} cannot be read as a list ({str(e).splitlines()[0][:80]}): write one path a line.') from None
-    return [path.parent/os.path.expanduser(n) for n in names if n]
+    "The files that a list names; what is not a file has its `SerError`."
+    found, resolve = {}, list_resolver(path.parent)
+    for row in read_list(path):
+        try: found[resolve(row['path'])] = None
+        except SerError as e: found[row['path']] = e
+    return found
+
+def _globbed(pattern):
+    "The files that a pattern fits. glob would follow links to folders again and again below **."
+    if '**' not in pattern.parts: return [Path(f) for f in sorted(glob.glob(str(pattern))) if not os.path.isdir(f)]
+    n = next(i for i, part in enumerate(pattern.parts) if glob.has_magic(part))
+    def fits(names, parts):
+        if not parts or not names: return not names and set(parts) <= {'**'}
+        if parts[0] == '**': return fits(names, parts[1:]) or fits(names[1:], parts)
+        return fnmatch(names[0], parts[0]) and fits(names[1:], parts[1:])
+    return [f for f in all_files(Path(*pattern.parts[:n])) if fits(f.parts[n:], pattern.parts[n:])]
 
 def find_files(
-    paths # files, folders, globs, or lists (.csv, .txt), or one of them
+    paths # files, folders, globs, or lists (.csv, .tsv, .txt, .m3u), or one of them
 ) -> dict: # path of an audio file -> None; what names none -> the `SerError` that says so
     "The audio files that words name, each once."
     found = {}
     for p in map(str, [paths] if isinstance(paths, (str, os.PathLike)) else paths):
-        path, what = os.path.expanduser(p), ''
         try:
-            if os.path.isdir(path): new, what = find_audio(Path(path)), 'holds no audio files: name another folder.'
-            elif os.path.isfile(path) and path.lower().endswith(('.csv', '.txt')): new, what = _listed(Path(path)), 'names no files: write one path a line.'
+            path, what = local_path(p), ''
+            if path.is_dir(): new, what = _in_folder(path), 'holds no audio files: name another folder'
+            elif path.suffix.lower() in LISTS and path.is_file(): new, what = _listed(path), 'names no files: write one path per line'
             elif glob.has_magic(p) and not os.path.exists(path):
-                new, what = [f for f in sorted(glob.glob(path, recursive=True)) if not os.path.isdir(f)], 'fits no file: check the pattern.'
-            else: new = [path]
-            new = list(map(Path, new))
-            found |= dict.fromkeys(new) if new else {p: SerError(f'{p} {what}'.strip())}
+                new = dict.fromkeys(_globbed(path))
+                what = 'fits no file: check the pattern.'
+            else: new = {path: None}
+            found |= new or {p: SerError(f'{p} {what}')}
         except SerError as e: found[p] = e
     return found
 

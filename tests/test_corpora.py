@@ -16,6 +16,7 @@ from ser_fastai.archives import fetch, unpack
 from ser_fastai.core import EMOTIONS, SerError
 from ser_fastai.corpora import (COLUMNS, CORPORA, class_table, describe, download, emotion_name, load_any, load_corpora, load_corpus,
                                 load_csv, load_folder, plot_classes)
+from ser_fastai.predict import find_files
 
 
 def clip(path, seed=None, sr=16000, seconds=.15, channels=1):
@@ -198,7 +199,7 @@ def test_folder_a_class(tmp_path):
     shutil.copytree(tmp_path/'calls', tmp_path/'outer'/'calls')
     assert load_folder(tmp_path/'outer', name='calls')['clip'].equals(df['clip'])
     clip(tmp_path/'calls'/'stray.wav')
-    assert 'stray.wav: it lies in no folder of a class' in notes(load_any(str(tmp_path/'calls')))
+    assert 'stray.wav: it is not in the folder of a class' in notes(load_any(str(tmp_path/'calls')))
     with pytest.raises(SerError, match='stray.wav'): load_folder(tmp_path/'calls', strict=True)
 
 def test_two_files_that_differ_in_their_suffix_are_two_clips(tmp_path):
@@ -223,19 +224,178 @@ def test_csv(tmp_path):
     assert df.speaker.tolist() == ['list_2', 'list_1'] and df.repetition.isna().tolist() == [True, False]
     assert '1 clip skipped' in notes(df) and 'gone.wav' in notes(df) and '1 file of clips that are there twice' in notes(df)
 
-@pytest.mark.parametrize('text,message', [('path,label\na.wav,sad\n', 'no column emotion'), ('', 'cannot be read as a CSV'),
-                                          ('path,emotion\n', 'no usable clip')])
+@pytest.mark.parametrize('text,message', [
+    ('path,mood\na.wav,sad\n', r'no column "emotion" \(its columns: path, mood\)'), ('', 'list.csv: it is empty'), ('path,emotion\n', 'no usable clip'),
+    ('a.wav,sad\n', 'no column "path"'), ('path,emotion\na,b.wav,sad\n', 'line 2 has 3 cells and the header 2'), ('path,emotion\n"a.wav,sad\n', 'unexpected end'),
+    ('file,audio,emotion\n', 'file and audio could both be the path'), ('\0\1\2\3\4', 'not a text file')])
 def test_bad_csv(tmp_path, text, message):
     (tmp_path/'list.csv').write_text(text)
     with pytest.raises(SerError, match=message): load_csv(tmp_path/'list.csv')
 
 def test_csv_that_is_not_there(tmp_path):
-    with pytest.raises(SerError, match='no.csv cannot be read'): load_any(str(tmp_path/'no.csv'))
+    with pytest.raises(SerError, match='cannot read .*no.csv: No such file'): load_any(str(tmp_path/'no.csv'))
 
 def test_own_corpus_beside_a_known_one(tmp_path):
     clips(tmp_path/'ravdess', *RAVDESS); clips(tmp_path/'calls', 'anger/a.wav', 'relief/c.wav')
     df = load_any(f'ravdess,{tmp_path}/calls', tmp_path)
     assert df.corpus.tolist() == ['calls'] + ['ravdess']*3 and 'calls: 1 clip of relief dropped' in notes(df)
+
+
+# --- lists
+
+LABELLED = 'path,emotion,speaker\nw/a.wav,happy,NA\nw/b.wav,None,Zoë\nw/c.wav,n/a,2\n'
+
+@pytest.mark.parametrize('change', [
+    lambda s: s.replace(',', ';'), lambda s: s.replace(',', '\t'), lambda s: s.replace('\n', '\r\n'), lambda s: s.replace('\n', '\r'),
+    lambda s: 'sep=;\n' + s.replace(',', ';'), lambda s: '\n' + s.replace('\n', ',\n'), lambda s: s.replace('w/', 'w\\'), lambda s: s.replace('w/', './w/'),
+    lambda s: s.replace('path,emotion,speaker', ' PATH ,Emotion , Speaker'), lambda s: s.replace('path,emotion,speaker', 'File Name,label,speaker_id'),
+    lambda s: re.sub('([^,\n]+)', r'"\1"', s), lambda s: s.replace(',', ' , '), lambda s: s.replace('path', 'file').replace('\n', ',x\n').replace('r,x', 'r,path2')])
+def test_a_list_is_read_as_its_author_meant_it(tmp_path, change, encoding='utf-8'):
+    clips(tmp_path/'w', 'a.wav', 'b.wav', 'c.wav')
+    (tmp_path/'list.csv').write_bytes(change(LABELLED).encode(encoding))
+    df = load_csv(tmp_path/'list.csv', strict=True)
+    assert df['clip'].tolist() == ['list/w/a', 'list/w/b', 'list/w/c']
+    assert df.emotion.tolist() == ['happy', 'None', 'n/a'] and df.speaker.tolist() == ['list_NA', 'list_Zoë', 'list_2']
+
+@pytest.mark.parametrize('encoding', ['utf-8-sig', 'cp1252', 'utf-16', 'utf-16-le', 'utf-16-be'])
+def test_encodings_of_lists(tmp_path, encoding): test_a_list_is_read_as_its_author_meant_it(tmp_path, str.strip, encoding)
+
+def test_an_empty_cell_is_missing(tmp_path):
+    clips(tmp_path, 'a.wav', 'b.wav')
+    (tmp_path/'list.csv').write_text('path,emotion,speaker\na.wav,sad,\nb.wav, ,x\n')
+    df = load_csv(tmp_path/'list.csv')
+    assert df['clip'].tolist() == ['list/a'] and df.speaker.isna().all() and '1 clip without a label' in notes(df)
+
+def test_paths_in_lists(tmp_path, monkeypatch):
+    monkeypatch.setenv('HOME', str(tmp_path/'home'))
+    clips(tmp_path, 'home/c/a.wav', 'lists/c/b.wav', 'lists/samples/d.flac', 'far off/e.wav', 'lists/Zoe\u0308.wav')
+    paths = ['~/c/a.wav', 'c\\b.wav', 'd.flac', (tmp_path/'far off'/'e.wav').as_uri(), 'Zo\u00eb.wav', 'https://example.com/x.wav']
+    (tmp_path/'lists'/'l.tsv').write_text('\n'.join(['path\temotion', *(f'{p}\tsad' for p in paths)]))
+    monkeypatch.chdir(tmp_path)
+    df = load_any('lists/l.tsv')
+    assert set(df['clip']) == {'l/home/c/a', 'l/c/b', 'l/d', 'l/far off/e', 'l/Zo\u00eb'} and '1 clip skipped: https://example.com/x.wav is a web' in notes(df)
+
+def test_every_kind_of_list_names_files(tmp_path):
+    clips(tmp_path, 'a.wav', 'b, c.wav')
+    both = {tmp_path/'a.wav': None, tmp_path/'b, c.wav': None}
+    lists = dict(csv='path\na.wav\nb, c.wav\n', tsv='emotion\tpath\n\ta.wav\n\tb, c.wav\n', txt='"a.wav"\n\nb, c.wav\n', m3u='#EXTM3U\na.wav\n#EXTINF:1\nb, c.wav\n')
+    for suffix, text in (lists | dict(M3U8=lists['m3u'])).items():
+        (tmp_path/f'l.{suffix}').write_text(text)
+        assert find_files(tmp_path/f'l.{suffix}') == both
+        if suffix != 'tsv':
+            with pytest.raises(SerError, match='no column "emotion"'): load_any(str(tmp_path/f'l.{suffix}'))
+
+def test_two_files_of_a_list_that_differ_in_their_suffix_are_two_clips(tmp_path):
+    clips(tmp_path, 'a.wav', 'a.flac')
+    (tmp_path/'l.csv').write_text('path,emotion\na.wav,sad\na.flac,sad\na.wav,sad\n')
+    df = load_csv(tmp_path/'l.csv')
+    assert df['clip'].tolist() == ['l/a.flac', 'l/a.wav'] and '1 file of clips that are there twice' in notes(df)
+
+@pytest.mark.parametrize('name', ['https://example.com/a.wav', 'http://example.com/list.csv', 's3://bucket/clips'])
+def test_web_addresses_are_not_downloaded(name):
+    for load in load_any, load_csv, load_folder:
+        with pytest.raises(SerError, match=f'^{name} is a web address: download'): load(name)
+    assert str(find_files(name)[name]).startswith(f'{name} is a web address')
+
+def test_labels_that_differ_in_spelling_are_one(tmp_path):
+    clips(tmp_path, *'a.wav b.wav c.wav d.wav e.wav'.split())
+    (tmp_path/'l.csv').write_text('path,emotion,speaker\na.wav,Boredom,Ann\nb.wav,boredom,ann \nc.wav, BOREDOM,ann\nd.wav,low  pride,bo\ne.wav,Low_pride,bo\n')
+    df = load_csv(tmp_path/'l.csv')
+    assert df.emotion.tolist() == ['boredom']*3 + ['low pride']*2 and df.speaker.unique().tolist() == ['l_Ann', 'l_ann', 'l_bo']
+    assert '"Boredom" is "boredom"' in notes(df) and 'kept apart: "Ann" and "ann"' in notes(df)
+    clips(tmp_path/'own', 'Relief/a.wav', 'relief /b.wav', 'awe/c.wav')
+    assert load_folder(tmp_path/'own').emotion.nunique() == 2
+
+def test_a_path_with_a_comma(tmp_path):
+    clips(tmp_path/'calls, 2026', 'sad/a.wav', 'angry/b.wav')
+    assert len(load_any(str(tmp_path/'calls, 2026'))) == 2
+
+@pytest.mark.parametrize('name,remedy', [('x.zip', 'unpack it'), ('x.xlsx', 'save it as CSV'), ('x.wav', 'name a folder or a CSV')])
+def test_a_file_that_is_not_a_list(tmp_path, name, remedy):
+    (tmp_path/name).touch()
+    with pytest.raises(SerError, match=remedy): load_any(str(tmp_path/name))
+
+
+# --- layouts of folders
+
+@pytest.mark.parametrize('files,classes,speakers', [
+    (['train/angry/a', 'train/happy/b', 'test/angry/a'], 'angry angry happy', ''),
+    (['Training Set/Anger/a', 'validation/Joy/b', 'TEST/Anger/a'], 'angry angry happy', ''),
+    (['fold1/angry/a', 'fold2/happy/b'], 'angry happy', ''),
+    (['corpus/wav/train/angry/a', 'corpus/wav/dev/happy/b'], 'happy angry', ''),
+    (['test/angry/a', 'test/happy/b'], 'angry happy', ''),
+    (['angry/train/a', 'happy/test/b', 'happy/train/c'], 'angry happy happy', ''),
+    (['angry/Actor_01/a', 'happy/Actor_01/b', 'happy/Actor_02/c'], 'angry happy happy', 'Actor_01 Actor_01 Actor_02'),
+    (['speaker 1/angry/a', 'speaker 1/happy/b', 'speaker 2/angry/c'], 'angry happy angry', 'speaker 1 speaker 1 speaker 2'),
+    (['train/spk1/angry/a', 'test/spk2/happy/b'], 'happy angry', 'spk2 spk1'),
+    (['anna/angry/a', 'anna/happy/b', 'bob/angry/c'], 'angry happy angry', ''),
+    (['angry/anna/a', 'happy/anna/b', 'happy/bob/c'], 'angry happy happy', ''),
+    (['Freude/s1/a', 'Freude/s2/b', 'Zorn/s1/c'], 'Freude Freude Zorn', ''),
+    (['s1/Freude/a', 's2/Freude/b', 's1/Zorn/c'], 'Freude Zorn Freude', ''),
+    (['Actor_01\\angry\\a', 'Actor_02\\happy\\b'], 'angry happy', 'Actor_01 Actor_02'),
+    (['relief/monday/a', 'awe/tuesday/b'], 'awe relief', ''),
+    (['Joy/angry/a', 'Ann/happy/b', 'Bob/angry/c'], 'happy angry angry', '')])
+def test_the_layer_of_emotions_is_the_class(tmp_path, files, classes, speakers):
+    clips(tmp_path/'own', *(f'{f}.wav' for f in files))
+    df = load_folder(tmp_path/'own', strict=True)
+    assert df.emotion.tolist() == classes.split()
+    assert ' '.join(s.removeprefix('own_') for s in df.speaker.dropna()) == speakers
+    assert ('passed over' in notes(df)) == bool(re.match('(train|fold|corpus)', files[0], re.IGNORECASE))
+
+@pytest.mark.parametrize('files,words', [
+    (['train/a', 'test/b'], 'test, train may be parts of a data set or speakers'), (['Actor_01/a', 'Actor_02/b'], 'no folders are emotions'),
+    (['train/a', 'angry/b', 'happy/c'], 'folder train may be parts'), (['anna/Freude/a', 'anna/Zorn/b', 'bob/Zorn/c'], 'anna, bob and the folders Freude, Zorn could both'),
+    (['angry/calm/a', 'happy/sad/b'], 'could both be the emotions'), (['Actor_01/03-01-01-01-01-01-01', 'Actor_02/03-01-05-02-02-01-02'], 'name ravdess, with the folder as data')])
+def test_an_ambiguous_layout_is_refused(tmp_path, files, words):
+    clips(tmp_path/'own', *(f'{f}.wav' for f in files))
+    with pytest.raises(SerError, match=words) as e: load_any(str(tmp_path/'own'))
+    assert 'one folder per class' in str(e.value) and '\n' not in str(e.value)
+
+def test_what_can_be_read_is_found_and_the_rest_is_counted(tmp_path):
+    for i, (f, kind) in enumerate({'sad/a.wave': 'WAV', 'sad/b.aifc': 'AIFF', 'angry/c.oga': 'OGG', 'angry/d.sph': 'NIST', 'angry/e.W64': 'W64', 'sad/f.mp2': 'MP3'}.items()):
+        (tmp_path/f).parent.mkdir(exist_ok=True)
+        sf.write(tmp_path/f, np.random.default_rng(i).normal(size=4000)*.1, 16000, format=kind)
+    for f in 'g.m4a', 'h.M4A', 'i.webm', 'a.mp4': (tmp_path/'sad'/f).write_bytes(b'x')         # a.mp4 is the video of a.wave
+    df = load_folder(tmp_path, 'own')
+    assert len(df) == 6 and notes(df) == 'own: 3 files cannot be read (2 .m4a, 1 .webm): convert to wav or flac'
+    assert describe(df).unreadable.tolist() == [3]
+    with pytest.raises(SerError, match='g.m4a: .*convert'): load_folder(tmp_path, strict=True)
+    found = find_files(tmp_path)
+    assert len(found) == 7 and [str(e) for e in found.values() if e] == [f'{tmp_path}: 4 files cannot be read (2 .m4a, 1 .mp4, 1 .webm): convert to wav or flac']
+    for f in df.path: Path(f).unlink()
+    with pytest.raises(SerError, match='4 files cannot be read'): load_folder(tmp_path)
+
+def test_unreadable_files_of_a_known_corpus(tmp_path):
+    clips(tmp_path/'cremad'/'AudioWAV', '1001_DFA_ANG_XX.wav')
+    for f in 'VideoFlash/1001_DFA_ANG_XX.flv', 'AudioWAV/1002_DFA_ANG_XX.m4a', 'AudioWAV/notes.m4a':
+        (tmp_path/'cremad'/f).parent.mkdir(exist_ok=True); (tmp_path/'cremad'/f).write_bytes(b'x')
+    assert 'cremad: 1 file cannot be read (1 .m4a)' in notes(load_corpus('cremad', tmp_path))   # the others are a video of a clip, and no clip
+
+def test_links_to_folders_are_followed_once(tmp_path):
+    clips(tmp_path/'real', 'angry/a.wav', 'happy/b.wav')
+    own = tmp_path/'own'; own.mkdir()
+    for name in 'angry', 'happy': (own/name).symlink_to(tmp_path/'real'/name)
+    for link, to in {'up': tmp_path, 'self': own, 'again': own/'angry', '../real/happy/loop': tmp_path/'real', '../real/angry/b': '../happy'}.items():
+        (own/link).symlink_to(to)
+    df = load_folder(own, strict=True)
+    assert df['clip'].tolist() == ['own/angry/a', 'own/happy/b'] and not notes(df)
+    assert len(find_files(str(own/'**'/'*.wav'))) == 2
+    clips(tmp_path/'disk', *RAVDESS)
+    (tmp_path/'data').mkdir(); (tmp_path/'data'/'ravdess').symlink_to(tmp_path/'disk')
+    assert load_corpus('ravdess', tmp_path/'data')['clip'].tolist() == IDS
+
+def test_links_that_became_text(tmp_path):
+    clips(tmp_path/'real', 'angry/a.wav', 'happy/b.wav')
+    (tmp_path/'own').mkdir()
+    for name in 'angry', 'happy': (tmp_path/'own'/name).write_text(f'../real/{name}')
+    with pytest.raises(SerError, match='angry; happy hold only the text of symbolic links'): load_folder(tmp_path/'own')
+
+def test_files_with_the_same_fault_are_told_together_from_the_first(tmp_path):
+    for i in range(6): (clip(tmp_path/'own'/'sad'/f'{i}.wav')).write_text('version https://git-lfs.github.com/spec/v1\n')
+    clips(tmp_path/'own', 'angry/a.wav', 'sad/z.wav')
+    told = notes(load_folder(tmp_path/'own'))
+    names = ', '.join(str(tmp_path/'own'/'sad'/f'{i}.wav') for i in range(3))
+    assert told.startswith('own: 6 clips skipped: ') and f'{names} and 3 more' in told and '\n' not in told
 
 
 # --- bad input
@@ -255,7 +415,7 @@ def test_empty_folder(tmp_path):
     (tmp_path/'ravdess').mkdir(); (tmp_path/'mine').mkdir()
     with pytest.raises(SerError, match='RAVDESS is not in'): load_corpus('ravdess', tmp_path)
     with pytest.raises(SerError, match='no audio file'): load_folder(tmp_path/'mine')
-    with pytest.raises(SerError, match='is no folder'): load_folder(tmp_path/'nowhere')
+    with pytest.raises(SerError, match='is not a folder'): load_folder(tmp_path/'nowhere')
 
 @pytest.mark.parametrize('bad', ['truncated', 'empty', 'text', 'silent', 'no samples', 'NaN', 'name', 'label', 'actor'])
 def test_one_bad_clip_is_skipped_or_fatal(tmp_path, bad):
@@ -322,6 +482,42 @@ def test_zip_with_a_link(tmp_path):
     i.external_attr = 0o120777 << 16
     with zipfile.ZipFile(tmp_path/'savee.zip', 'w') as z: z.writestr(i, '/etc')
     with pytest.raises(SerError, match='not safe'): load_corpus('savee', tmp_path)
+
+def test_zips_of_windows_and_macos(tmp_path):
+    clips(tmp_path/'src', *RAVDESS)
+    (data := tmp_path/'data').mkdir()
+    with zipfile.ZipFile(data/'RAVDESS.ZIP', 'w') as z:
+        for n in RAVDESS: z.write(tmp_path/'src'/n, n.replace('/', '\\\\'))
+        z.writestr('Actor_01\\\\', b'')
+        for n in '__MACOSX/Actor_01/._a.wav', 'Actor_01\\\\.DS_Store', 'Actor_01\\\\Thumbs.db': z.writestr(n, b'x')
+    df = load_corpus('ravdess', data, strict=True)
+    assert df['clip'].tolist() == IDS and df.speaker.nunique() == 2
+    assert sorted(p.name for p in (data/'ravdess').rglob('*') if p.is_file()) == sorted(Path(n).name for n in RAVDESS)
+
+def test_a_zip_within_a_zip(tmp_path):
+    clips(tmp_path/'src', 'DC/a01.wav', 'KL/d02.wav')
+    shutil.make_archive(str(tmp_path/'mid'/'inner'), 'zip', tmp_path/'src')
+    shutil.make_archive(str(tmp_path/'data'/'AudioData'), 'zip', tmp_path/'mid')
+    assert load_corpus('savee', tmp_path/'data')['clip'].tolist() == ['savee/DC/a01', 'savee/KL/d02']
+    with pytest.raises(SerError, match=r'zips \(inner.zip\): unpack'): load_folder(tmp_path/'mid')
+
+def test_names_that_another_program_unpacked_with_backslashes(tmp_path):
+    for n in RAVDESS: clip(tmp_path/'ravdess'/n.replace('/', '\\\\'))
+    clip(tmp_path/'ravdess'/f'__MACOSX\\\\Actor_01\\\\._{Path(RAVDESS[0]).name}')
+    assert load_corpus('ravdess', tmp_path, strict=True)['clip'].tolist() == IDS
+
+@pytest.mark.parametrize('encoding', ['cp437', 'utf-8'])
+def test_names_with_accents_in_zips_that_do_not_say_how(tmp_path, encoding):
+    with zipfile.ZipFile(tmp_path/'x.zip', 'w') as z: z.writestr('_rger/a.txt', b'x')
+    raw = 'Ärger'.encode(encoding)
+    (tmp_path/'y.zip').write_bytes((tmp_path/'x.zip').read_bytes().replace(b'_rger', raw) if encoding == 'cp437' else zipped_raw(raw + b'/a.txt'))
+    assert [p.name for p in unpack(tmp_path/'y.zip', tmp_path/'y').iterdir()] == ['Ärger']
+
+def zipped_raw(name):
+    "A zip with a member of this name, without the flag of UTF-8."
+    out, stand_in = io.BytesIO(), '_'*len(name)
+    with zipfile.ZipFile(out, 'w') as z: z.writestr(stand_in, b'x')
+    return out.getvalue().replace(stand_in.encode(), name)
 
 def test_damaged_zips(tmp_path):
     body = io.BytesIO()

@@ -3,7 +3,7 @@ import numpy as np, pandas as pd, pytest
 from sklearn.model_selection import StratifiedKFold
 from ser_fastai.core import SerError
 from ser_fastai.corpora import COLUMNS, parse_ravdess
-from ser_fastai.splits import FOLDS, PROTOCOLS, Split, check_leaks, leaks, n_folds, plot_split, sentence_folds, split
+from ser_fastai.splits import FOLDS, PROTOCOLS, Split, check_leaks, leaks, n_folds, plot_split, protocol_on, sentence_folds, split
 from ser_fastai.synth import clip_path, clip_plan
 
 EIGHT = 'neutral calm happy sad angry fearful disgust surprised'.split()
@@ -60,10 +60,41 @@ def test_every_deal(frame, protocol):
             assert not set(name[s.test]) & set(name[[*s.train, *s.valid]])
         if 'speaker' in unseen:
             train, valid = (set(df.speaker[p]) for p in (s.train, s.valid))
-            if len(train | valid) > 1: assert not train & valid and 1 <= len(valid) <= 2
+            if len(train | valid) > 2: assert not train & valid and 1 <= len(valid) <= 2 < len(train | valid)
+            else: assert train == valid          # a model does not learn from a single voice if there are two
+            assert 2*len(s.valid) <= len(s.train)
         assert check_leaks(df, s, protocol, fold).clean == bool(unseen)
         tested += list(s.test)
     if protocol != 'paper': assert sorted(tested) == list(rows)
+
+@pytest.mark.parametrize('n_speakers', [2, 3, 4, 5, 6, 7])
+@pytest.mark.parametrize('sizes', [[4], [2, 20], [30, 2, 3], [3, 3, 3, 40]])
+@pytest.mark.parametrize('genders', ['mf', None])
+def test_few_speakers(n_speakers, sizes, genders):
+    "Validation takes at most a third, and leaves two voices and all classes, however unequal speakers are."
+    df = pd.concat([corpus(s, EIGHT[:3], sizes[i % len(sizes)], 'own').assign(gender=genders and genders[i % len(genders)])
+                    for i, s in enumerate('abcdefg'[:n_speakers])], ignore_index=True)
+    for fold in range(n_folds(df, 'loso')):
+        for seed in range(2):
+            s = split(df, 'emobox' if seed else 'loso', fold, seed)
+            train, valid = set(df.speaker[s.train]), set(df.speaker[s.valid])
+            assert 2*len(s.valid) <= len(s.train) or len(s.valid) == 3     # one clip of each class
+            assert df.emotion[s.train].nunique() == 3
+            assert len(train) >= min(2, n_speakers - 1) and valid and (not valid & train or valid <= train)
+            if n_speakers >= 4 and sizes == [4]: assert not valid & train
+
+def test_a_class_of_one_speaker_is_trained_on():
+    df = pd.concat([corpus('abcd', EIGHT[:2], name='own'), corpus('ab', ['awe'], name='own')], ignore_index=True)
+    for fold in range(4):
+        for seed in range(6): assert 'awe' in set(df.emotion[split(df, 'loso', fold, seed).train])
+
+@pytest.mark.parametrize('frame,protocol,n,said', [
+    ('ravdess', 'emobox', 6, 'unseen speakers, the 6 folds of EmoBox'), ('men', 'emobox', 4, 'unseen speakers, 4 folds'), ('men', 'luna', 4, 'unseen speakers, 4 folds'),
+    ('joint', 'luna', 5, 'unseen speakers, the 5 folds of Luna-Jimenez 2021'), ('men', 'loso', 4, 'unseen speakers, one per fold, 4 folds'),
+    ('men', 'random10', 10, 'random, stratified, 10 folds'), ('men', 'paper', 1, 'random 90/5/5, as in the paper')])
+def test_what_a_protocol_is_on_a_corpus(frame, protocol, n, said):
+    df = FRAMES[frame]
+    assert n_folds(df, protocol) == n and protocol_on(protocol, df.speaker.unique(), n) == said
 
 def test_validation_hears_both_sexes():
     df = FRAMES['ravdess']
