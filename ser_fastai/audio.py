@@ -19,7 +19,8 @@ import soundfile as sf
 import soxr
 
 # %% ../nbs/01_audio.ipynb #da35ed66
-from .containers import SplicedFile, audio_parts, cut_short, explain_failure, quiet_decoder, unreadable
+from .containers import (CONTAINERS, SplicedFile, audio_parts, cut_short, explain_failure, quiet_decoder,
+                                   unreadable)
 from .core import SerError
 
 # %% ../nbs/01_audio.ipynb #6db63f6e
@@ -48,18 +49,18 @@ def open_audio(
 ):       # yields an open `AudioFile`
     "Open an audio file, or raise an error that says what it is and what to do."
     path = Path(path)
-    try: exists = path.exists() and bool(path.stat())
+    try: path.stat()
+    except FileNotFoundError: raise missing(path) from None
     except (OSError, ValueError) as e: raise unreadable(path, getattr(e, 'strerror', None) or e, 'check the name') from None
-    if not exists: raise missing(path)
     if path.is_dir(): raise SerError(f'{path} is a folder: name the audio files in it.')
     if not path.is_file(): raise SerError(f'{path} is not a regular file: name an audio file.')
     if not path.stat().st_size: raise unreadable(path, 'the file is empty (0 bytes)', 'record or download it again')
     try:
         with open(path, 'rb') as f:
-            parts, samples = audio_parts(path, f)
+            parts, samples = audio_parts(path, f)   # leaves `f` at its beginning
             name = os.fsencode(path) if os.name == 'posix' else str(path)   # as bytes, since not every name is UTF-8
             source = SplicedFile(f, parts, 2**40 if samples else None) if parts else name
-            with quiet_decoder if samples or parts else nullcontext(): audio = AudioFile(source)
+            with nullcontext() if f.read(4) in CONTAINERS else quiet_decoder: audio = AudioFile(source)
             with audio:
                 audio.known_frames = samples or (audio.frames if audio.frames < 2**62 else None)
                 yield audio

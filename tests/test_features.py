@@ -77,7 +77,7 @@ def test_a_damaged_entry_is_made_again(corpus, tmp_path):
 
 def test_a_bad_clip_leaves_no_entry(corpus, tmp_path):
     (tmp_path/'wav'/'07.wav').write_bytes(b'')
-    with pytest.raises(SerError, match='07.wav is empty'): F.build_features(corpus, R, tmp_path/'cache', 2)
+    with pytest.raises(SerError, match='07.wav: the file is empty'): F.build_features(corpus, R, tmp_path/'cache', 2)
     assert not list((tmp_path/'cache').rglob('*.tmp')) and not list((tmp_path/'cache').rglob('index.csv'))
     sf.write(tmp_path/'wav'/'07.wav', tone(7), 16000)
     assert len(F.build_features(corpus, R, tmp_path/'cache', 2)) == 12
