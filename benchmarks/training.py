@@ -63,7 +63,8 @@ def main(
     keep_memory()          # affects the whole process, so it comes last
     turns(list(cbs)[-1:], ', memory kept')
     wall, processor = ({k: np.median([x[j] for x in v]) for k, v in took.items()} for j in (0, 1))
-    where = torch.cuda.get_device_name() if device.type == 'cuda' else f'{torch.get_num_threads()} CPU threads'
+    cuda = device.type == 'cuda'
+    where = torch.cuda.get_device_name() if cuda else f'{torch.get_num_threads()} CPU threads'
     n = len(took['fastai, fp32'])
     print(f'{arch}, {size} pixels, batches of {bs}, on {where}; medians of {n} steps, in turns')
     precision = 'bf16' if use_bf16(device) else 'fp32 (no bf16 instructions, or SER_BF16=0)'
