@@ -1,4 +1,4 @@
-"A training step of a network: fastai's learner as it comes, in fp32, beside ours with `speed_cbs`, and with what is freed kept in memory."
+"Speed of a training step: fastai's default learner in fp32, and ours with `speed_cbs` and `keep_memory`."
 import time, warnings
 warnings.filterwarnings('ignore', category=FutureWarning)
 import numpy as np, pandas as pd, torch
@@ -11,10 +11,10 @@ from ser_fastai.features import Features
 from ser_fastai.models.cnn import cnn_learner, find_arch
 from ser_fastai.results import to_markdown
 from ser_fastai.splits import Split
-from ser_fastai.train import has_bf16, keep_memory, speed_cbs
+from ser_fastai.train import keep_memory, speed_cbs, use_bf16
 
 class Clock(Callback):
-    "Seconds of every training step: forward, backward and update, without loading."
+    "Seconds of each training step: forward, backward and update, without loading."
     order = 90
     def __init__(self): self.steps = []
     def _now(self):
@@ -25,7 +25,7 @@ class Clock(Callback):
         if self.training: self.steps.append([b - a for a, b in zip(self.start, self._now())])
 
 def made_up(n, n_frames=250):
-    "Spectrograms of noise; what is in them takes no time."
+    "Spectrograms of noise; their content does not change the time."
     rng = np.random.default_rng(0)
     df = pd.DataFrame(dict(clip=[str(i) for i in range(n)], emotion=[EMOTIONS[i % 8] for i in range(n)]))
     frames = rng.normal(scale=20, size=(n_frames, 128)).astype('float32')
@@ -36,19 +36,21 @@ def main(
     arch: str = 'resnet34', # Architecture
     size: int = 128,        # Height and width of the image, pixels
     bs: int = 64,           # Batch size
-    steps: int = 4,         # Steps a turn; the first of each turn is not counted
-    reps: int = 3           # Turns each
+    steps: int = 4,         # Steps per turn; the first of each turn is not counted
+    reps: int = 3           # Turns per learner
 ):
-    "Images a second in training, stock and ours in turns."
+    "Images per second in training, fastai's learner and ours in turns."
     device = default_device()
     df, feats = made_up(bs*steps + 2)
-    dls = spectrogram_dls(df, feats, Split(np.arange(bs*steps), np.arange(bs*steps, len(df)), []), Recipe('benchmark', bs=bs), size)
+    s = Split(np.arange(bs*steps), np.arange(bs*steps, len(df)), [])
+    dls = spectrogram_dls(df, feats, s, Recipe('benchmark', bs=bs), size)
     cbs = {'fastai, fp32': [], 'channels last': [ChannelsLast()], 'channels last, bf16': speed_cbs(device)}
-    if not has_bf16(device): cbs.popitem()
+    if not use_bf16(device): cbs.popitem()
     learners = {}
     for name, cb in cbs.items():
         seed_all(0)
-        learners[name] = cnn_learner(dls, arch) if cb else vision_learner(dls, find_arch(arch), pretrained=False, metrics=accuracy)
+        if cb: learners[name] = cnn_learner(dls, arch)
+        else: learners[name] = vision_learner(dls, find_arch(arch), pretrained=False, metrics=accuracy)
         learners[name].add_cbs(cb)
     took = {}
     def turns(names, said=''):
@@ -58,11 +60,18 @@ def main(
                 with learners[name].no_bar(), learners[name].no_logging(): learners[name].fit(1, cbs=clock)
                 took.setdefault(name + said, []).extend(clock.steps[1:] or clock.steps)
     turns(list(cbs))
-    keep_memory()          # of the whole process, so it comes last
+    keep_memory()          # affects the whole process, so it comes last
     turns(list(cbs)[-1:], ', memory kept')
     wall, processor = ({k: np.median([x[j] for x in v]) for k, v in took.items()} for j in (0, 1))
-    where = torch.cuda.get_device_name() if device.type == 'cuda' else f'{torch.get_num_threads()} threads of this processor'
-    print(f'{arch}, {size} pixels, batches of {bs}, on {where}; medians of {len(took["fastai, fp32"])} steps, in turns')
-    print(f'bf16 instructions: {"yes" if has_bf16(device) else "none here, so ours trains in fp32 and the gain of bf16 cannot be measured"}')
-    print(to_markdown(pd.DataFrame([{'': k, 'images a second': f'{bs/wall[k]:.1f}', 'times as fast': f'{wall["fastai, fp32"]/wall[k]:.2f}',
-        'processor ms an image': f'{1000*processor[k]/bs:.1f}', 'times less': f'{processor["fastai, fp32"]/processor[k]:.2f}'} for k in took])))
+    cuda = device.type == 'cuda'
+    where = torch.cuda.get_device_name() if cuda else f'{torch.get_num_threads()} CPU threads'
+    n = len(took['fastai, fp32'])
+    print(f'{arch}, {size} pixels, batches of {bs}, on {where}; medians of {n} steps, in turns')
+    precision = 'bf16' if use_bf16(device) else 'fp32 (no bf16 instructions, or SER_BF16=0)'
+    print(f'precision of our training steps: {precision}')
+    base = 'fastai, fp32'
+    rows = [{'': k, 'images per second': f'{bs/wall[k]:.1f}', 'speed-up': f'{wall[base]/wall[k]:.2f}',
+             'processor ms per image': f'{1000*processor[k]/bs:.1f}',
+             'times less': f'{processor[base]/processor[k]:.2f}'}
+            for k in took]
+    print(to_markdown(pd.DataFrame(rows)))

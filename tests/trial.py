@@ -1,8 +1,9 @@
-"""A stranger's first hour: the wheel in an empty environment, every way to an answer, on your recordings.
+"""What a new user does: install the wheel in an empty environment and predict in every way, on your recordings.
 
     .venv/bin/python tests/trial.py ravdess/Actor_01/03-01-05-01-01-01-01.wav emodb/wav/03a01Fa.wav ...
 
-Prints what was asked and answered, in Markdown, and ends with an error at the first thing that is not as promised. It needs the package index and some minutes.
+Prints the commands and their output in Markdown, and stops with an error at the first unexpected one. Needs the
+package index and some minutes.
 """
 import json, os, subprocess, sys, tempfile, time
 from pathlib import Path
@@ -14,7 +15,7 @@ CLIPS = [Path(c).resolve() for c in sys.argv[1:]] or sys.exit(__doc__)
 ENV = {k: v for k, v in os.environ.items() if k not in ('PYTHONPATH', 'VIRTUAL_ENV') and not k.startswith('SER_')}
 
 def run(*words, code=0, cwd):
-    "A command and what it said, shown and returned; its exit code has to be this one."
+    "Run a command, print it with its output, and return the output; fail on any other exit code."
     r = subprocess.run(list(map(str, words)), cwd=cwd, env=ENV, capture_output=True, text=True, timeout=1800)
     plain = lambda s: s.replace(str(cwd), '.').replace(str(CLIPS[0].parents[2]), 'DATA').rstrip()
     print(f'```\n$ {plain(" ".join([Path(words[0]).name, *map(str, words[1:])]))}\n{plain(r.stdout + r.stderr)}\n```\n', flush=True)
@@ -22,7 +23,7 @@ def run(*words, code=0, cwd):
     return r.stdout
 
 def new_environment(folder, *packages):
-    "The programs of a virtual environment that holds nothing else."
+    "Folder of the programs of a new virtual environment with these packages only."
     subprocess.run([sys.executable, '-m', 'venv', folder], check=True)
     subprocess.run([folder/'bin'/'python', '-m', 'pip', 'install', '-q', '--disable-pip-version-check', *map(str, packages)], check=True, env=ENV)
     return folder/'bin'
