@@ -364,7 +364,6 @@ def test_it_ends_when_the_system_says_so(monkeypatch):
 
 def test_misuse_of_the_command_is_one_sentence(tmp_path):
     with socket.create_server(('127.0.0.1', 0)) as taken:
-        got = misused([['ser_app', '--port', str(taken.getsockname()[1])], ['ser_app', '--bundle', 'nowhere', '--port', str(free_port())],
-                       ['ser_app', '--port', '0'], ['ser_app', '--port', str(free_port()), '--max_mb', 'inf']], tmp_path)
-    for (status, told), says in zip(got, ('name another with --port', 'name the folder of a bundle', 'from 1 to 65535 with --port', 'give --max_mb a positive'), strict=True):
+        got = misused([['ser_app', '--port', str(taken.getsockname()[1])], ['ser_app', '--bundle', 'nowhere', '--port', str(free_port())]], tmp_path)
+    for (status, told), says in zip(got, ('name another with --port', 'name the folder of a bundle'), strict=True):
         assert status == 2 and says in told and len(told.strip().splitlines()) == 1

@@ -49,9 +49,9 @@ def test_a_killed_worker_ends_a_grid_in_a_sentence(made, tmp_path):
         next(c for c in psutil.Process().children(recursive=True) if 'popen_loky' in ' '.join(c.cmdline())).kill()
     thread = Thread(target=killer)
     thread.start()
-    with pytest.raises(SerError, match='fewer --jobs'): X.run_grid(made[0], [X.RECIPES['svm']], ['loso'], seeds=range(30), results=tmp_path, jobs=2)
+    with pytest.raises(SerError, match='fewer --jobs'): X.run_grid(made[0], [X.RECIPES['svm']], ['loso'], seeds=range(6), results=tmp_path, jobs=2)
     thread.join()
-    assert 0 < ended() < 150 and set(load_runs(tmp_path).status) == {'done'}
+    assert 0 < ended() < 30 and set(load_runs(tmp_path).status) == {'done'}
 
 def test_synthetic_figures_are_refused_before_the_training(made, tmp_path, monkeypatch):
     monkeypatch.setattr(R, 'repo_path', lambda: tmp_path)

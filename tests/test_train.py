@@ -253,7 +253,7 @@ def test_a_failed_run_is_recorded_and_the_grid_goes_on(made, tmp_path, counted, 
 
 def test_a_killed_training_goes_on(made, tmp_path, monkeypatch):
     df, d = made
-    recipe, seen = small('cnn_scratch_aug', d, epochs=4), []
+    recipe, seen = small('cnn_scratch_aug', d, epochs=4, arch='squeezenet1_1'), []
     whole = X.run_one(df, recipe, 'loso', results=tmp_path/'whole')
     monkeypatch.setattr(T.Checkpoint.__init__, '__defaults__', (0.,))                          # after every epoch
     def stop(self):
