@@ -103,7 +103,8 @@ def unpack(
         tmp.chmod(0o755)
         tmp.rename(folder)
     except NotImplementedError as e:   # Windows packs large zips by methods that Python does not know
-        raise SerError(f'{archive} cannot be unpacked ({str(e).lower()}): unpack it with another program, for instance 7-Zip.') from None
+        raise SerError(f'{archive} cannot be unpacked ({str(e).lower()}): '
+                       'unpack it with another program, for instance 7-Zip.') from None
     except (zipfile.BadZipFile, zlib.error, RuntimeError, EOFError, ValueError) as e:
         raise SerError(f'{archive} cannot be unpacked ({str(e).rstrip(".")}): delete it and get it again.') from None
     except OSError as e: raise SerError(f'{archive} cannot be unpacked into {folder} ({e.strerror}): choose another folder.') from None

@@ -22,17 +22,17 @@ from .core import SerError
 
 # %% ../nbs/01b_files.ipynb #90fcc1bb
 FORMATS = dict(  # libsndfile's name of a format -> suffixes of its files
-    WAV='wav wave bwf', WAVEX='amb', RF64='rf64', W64='w64', NIST='sph nist', AIFF='aif aiff aifc', AU='au snd', CAF='caf',
-    FLAC='flac', OGG='ogg oga opus', MP3='mp3 mp2 mp1 mpga', VOC='voc', IRCAM='sf ircam', SVX='iff svx 8svx', AVR='avr',
-    PAF='paf', PVF='pvf', SDS='sds', WVE='wve', XI='xi')
+    WAV='wav wave bwf', WAVEX='amb', RF64='rf64', W64='w64', NIST='sph nist', AIFF='aif aiff aifc',
+    AU='au snd', CAF='caf', FLAC='flac', OGG='ogg oga opus', MP3='mp3 mp2 mp1 mpga', VOC='voc', IRCAM='sf ircam',
+    SVX='iff svx 8svx', AVR='avr', PAF='paf', PVF='pvf', SDS='sds', WVE='wve', XI='xi')
 
 def _suffixes(words): return frozenset(f'.{w}' for w in words.split())
 
 AUDIO = _suffixes(' '.join(words for name, words in FORMATS.items() if name in sf.available_formats()))
 UNREADABLE = _suffixes(  # formats of audio and video that libsndfile cannot read
     ' '.join(FORMATS.values()) +
-    ' m4a m4b m4r aac wma amr awb 3gp 3gpp 3g2 ac3 eac3 dts ape wv mpc tta alac ra rm gsm spx shn dss ds2 vox pcm raw ec3 qcp'
-    ' webm weba mka mkv mp4 m4v mov avi wmv asf mpg mpeg flv f4v ogv') - AUDIO
+    ' m4a m4b m4r aac wma amr awb 3gp 3gpp 3g2 ac3 eac3 dts ape wv mpc tta alac ra rm gsm spx shn'
+    ' dss ds2 vox pcm raw ec3 qcp webm weba mka mkv mp4 m4v mov avi wmv asf mpg mpeg flv f4v ogv') - AUDIO
 
 # %% ../nbs/01b_files.ipynb #298dd747
 def slashed(
@@ -51,7 +51,7 @@ def all_files(
     "All files below a folder; links to folders are followed."
     found, seen, waiting, later = [], set(), [Path(folder)], []
     root, above = Path(os.path.abspath(folder)), Path(os.path.realpath(folder)).parents
-    while waiting or later:            # real folders come first, then links to folders elsewhere, then links within the folder
+    while waiting or later:   # first real folders, then links to elsewhere, then links within the folder
         top = (waiting or later).pop(0)
         if os.path.realpath(top) in seen: continue
         for d, dirs, files in os.walk(top):
@@ -80,28 +80,30 @@ def name_formats(
     paths # files of formats that cannot be read
 ) -> str: # e.g. "3 files cannot be read (2 .m4a, 1 .webm): convert them to wav or flac"
     "Count files by suffix, and say what to do with them."
-    n = Counter(p.suffix.lower() for p in paths)
-    return (f'{len(paths)} file{"s" if len(paths) > 1 else ""} cannot be read '
-            f'({", ".join(f"{k} {suffix}" for suffix, k in sorted(n.items(), key=lambda x: (-x[1], x[0])))}): convert to wav or flac')
+    n = sorted(Counter(p.suffix.lower() for p in paths).items(), key=lambda x: (-x[1], x[0]))
+    formats = ', '.join(f'{k} {suffix}' for suffix, k in n)
+    files = f'{len(paths)} file{"s" if len(paths) > 1 else ""}'
+    return f'{files} cannot be read ({formats}): convert to wav or flac'
 
 # %% ../nbs/01b_files.ipynb #0f14d36d
 def text_links(
     folder: Path # a folder without the audio files that are expected
 ) -> list:       # files that stand in place of links to folders
     "Small text files that hold the path of a folder."
-    def target(p):
-        try: return p.read_text() if p.stat().st_size < 1024 else ''
-        except (OSError, ValueError): return ''
-    return [p for p in sorted(Path(folder).iterdir()) if not p.suffix and p.is_file() and (t := target(p)).strip() and '\0' not in t
-            and os.path.isdir(p.parent/t.strip())]
+    def is_link(p):
+        try: target = p.read_text().strip() if p.is_file() and p.stat().st_size < 1024 else ''
+        except (OSError, ValueError): return False
+        return bool(target) and os.path.isdir(p.parent/target)
+    return [p for p in sorted(Path(folder).iterdir()) if not p.suffix and is_link(p)]
 
 # %% ../nbs/01b_files.ipynb #4014b8a9
 LISTS = frozenset('.csv .tsv .txt .m3u .m3u8'.split())
 COLUMN_NAMES = {  # column -> other names for it, without punctuation
-    'path': 'file filename filepath fname audio audiofile audiofilename audiofilepath audiopath wav wavfile wavfilename wavpath '
-            'relativepath recording soundfile clip clippath fileid files paths',
+    'path': 'file filename filepath fname audio audiofile audiofilename audiofilepath audiopath wav wavfile '
+            'wavfilename wavpath relativepath recording soundfile clip clippath fileid files paths',
     'emotion': 'emotions emotionlabel emotionname emo label labels class classname category',
-    'speaker': 'speakerid speakername speakers spk spkid actor actorid subject subjectid participant participantid talker',
+    'speaker': 'speakerid speakername speakers spk spkid actor actorid subject subjectid participant '
+               'participantid talker',
     'gender': 'sex', 'intensity': 'emotionintensity', 'sentence': 'sentenceid text transcript transcription',
     'repetition': 'rep', 'language': 'lang'}
 
@@ -113,7 +115,7 @@ def _text(path):
     "The text of a list in any usual encoding; a ValueError where it is not text."
     data = path.read_bytes()
     if data.startswith((b'\xff\xfe', b'\xfe\xff')): text = data.decode('utf-16')
-    elif len(data) > 3 and not any(data[1:100:2]): text = data.decode('utf-16-le')   # Latin letters without a byte-order mark
+    elif len(data) > 3 and not any(data[1:100:2]): text = data.decode('utf-16-le')   # no byte-order mark
     elif len(data) > 3 and not any(data[0:100:2]): text = data.decode('utf-16-be')
     else:
         try: text = data.decode('utf-8-sig')
@@ -123,14 +125,15 @@ def _text(path):
 
 # %% ../nbs/01b_files.ipynb #cfd11a3b
 def _cells(text, delimiter, strict=True):
-    return csv.reader(io.StringIO(text, newline=''), delimiter=delimiter, skipinitialspace=True, strict=strict)
+    lines = io.StringIO(text, newline='')
+    return csv.reader(lines, delimiter=delimiter, skipinitialspace=True, strict=strict)
 
 def _delimiter(line):
     "The delimiter that makes the most known columns, or the most columns, of a header."
+    words = {*COLUMN_NAMES, *' '.join(COLUMN_NAMES.values()).split()}
     def columns(delimiter):
         names = [_plain(n) for n in next(_cells(line, delimiter, False), [])]
-        known = sum(n in COLUMN_NAMES or any(n in words.split() for words in COLUMN_NAMES.values()) for n in names)
-        return known, len(names)
+        return sum(n in words for n in names), len(names)
     best = max(',;\t|', key=columns)
     return best if columns(best)[1] > 1 else '\x1f'   # one column: a comma belongs to the path
 
@@ -140,7 +143,8 @@ def _column(header, name):
     found = exact or [i for i, h in enumerate(header) if _plain(h) in COLUMN_NAMES[name].split()]
     if len(found) > 1:
         if name not in ('path', 'emotion', 'speaker'): return None
-        raise ValueError(f'its columns {" and ".join(header[i] for i in found)} could both be the {name}: rename one to "{name}"')
+        both = ' and '.join(header[i] for i in found)
+        raise ValueError(f'its columns {both} could both be the {name}: rename one to "{name}"')
     return found[0] if found else None
 
 # %% ../nbs/01b_files.ipynb #9620c58c
@@ -154,21 +158,25 @@ def read_list(
     try:
         text = _text(path)
         lines = [line for line in text.splitlines() if line.strip()]
-        hint = re.fullmatch(r'"?sep=(.)"?', lines[0].strip()) if lines else None   # how Excel marks the delimiter
+        hint = re.fullmatch(r'"?sep=(.)"?', lines[0].strip()) if lines else None   # from Excel
         if hint: text, lines = text.split('\n', 1)[1] if '\n' in text else '', lines[1:]
         if not lines: raise ValueError('it is empty')
         delimiter = hint[1] if hint else _delimiter(lines[0])
         names = next(_cells(lines[0], delimiter, False), [])
         if not any(map(_is_path, names)) and path.suffix.lower() not in ('.csv', '.tsv'):
             comments = '#' if 'm3u' in path.suffix.lower() else '\0'
-            header, rows = ['path'], [[line.strip().strip('"')] for line in lines if not line.startswith(comments)]
+            header = ['path']
+            rows = [[line.strip().strip('"')] for line in lines if not line.startswith(comments)]
         else: header, *rows = [[c.strip() for c in row] for row in _rows(text, delimiter)]
         at = {name: _column(header, name) for name in (*needed, *optional)}
         if missing := [name for name in needed if at[name] is None]:
-            raise ValueError(f'it has no column "{missing[0]}" (its columns: {", ".join(header)[:200]}): name it in the first line')
+            raise ValueError(f'it has no column "{missing[0]}" (its columns: {", ".join(header)[:200]}): '
+                             'name it in the first line')
     except (OSError, ValueError, csv.Error) as e:
         raise SerError(f'cannot read {path}: {getattr(e, "strerror", None) or e}') from None
-    return [r for row in rows if (r := {k: row[i] or None if i is not None and i < len(row) else None for k, i in at.items()})['path']]
+    def cell(row, i): return row[i] or None if i is not None and i < len(row) else None
+    found = [{name: cell(row, i) for name, i in at.items()} for row in rows]
+    return [r for r in found if r['path']]
 
 def _rows(text, delimiter):
     "The rows of a table; a ValueError where one has more cells than the header."
@@ -188,7 +196,8 @@ def local_path(
     "The path that a name means; other addresses are refused."
     name = os.fspath(name)
     scheme = re.match(r'([a-zA-Z][\w+.-]+)://', name)
-    if scheme and scheme[1].lower() != 'file': raise SerError(f'{name} is a web address: download the file first, then name the file')
+    if scheme and scheme[1].lower() != 'file':
+        raise SerError(f'{name} is a web address: download the file first, then name the file')
     return Path(os.path.expanduser(url2pathname(urlsplit(name).path) if scheme else name))
 
 def list_resolver(
@@ -202,7 +211,8 @@ def list_resolver(
         return found
     def resolve(name):
         given = folder/local_path(name)
-        for p in (given, slashed(given), *(Path(unicodedata.normalize(form, str(slashed(given)))) for form in ('NFC', 'NFD'))):
+        forms = [Path(unicodedata.normalize(form, str(slashed(given)))) for form in ('NFC', 'NFD')]
+        for p in (given, slashed(given), *forms):
             if os.path.exists(p): return p
         if re.search(r'[\\/]', name): return slashed(given)
         fits = by_name().get(name, [])

@@ -30,7 +30,8 @@ from .audio import check_audio, decode_blocks, mono_blocks, open_audio, resample
 from .bundles import UNCERTAIN, default_bundle, leaves, read_bundle
 from .cards import card, in_short
 from .core import THRESHOLD, SerError, known, progress, short, user_path
-from .files import AUDIO, LISTS, UNREADABLE, all_files, find_audio, list_resolver, local_path, name_formats, read_list
+from .files import (AUDIO, LISTS, UNREADABLE, all_files, find_audio, list_resolver, local_path, name_formats,
+                              read_list)
 from .evaluate import FLOOR
 from .features import clip_features, feature_settings
 from .graphs import open_graph
@@ -111,7 +112,8 @@ def _in_folder(folder):
     files = find_audio(folder, suffixes=AUDIO | UNREADABLE)
     unreadable = [f for f in files if f.suffix.lower() in UNREADABLE]
     found = {f: None for f in files if f.suffix.lower() in AUDIO}
-    return found | ({f'{folder}{os.sep}': SerError(f'{folder}: {name_formats(unreadable)}')} if unreadable else {})
+    if unreadable: found[f'{folder}{os.sep}'] = SerError(f'{folder}: {name_formats(unreadable)}')
+    return found
 
 def _listed(path):
     "The files that a list names; what is not a file has its `SerError`."
@@ -140,7 +142,8 @@ def find_files(
         try:
             path, what = local_path(p), ''
             if path.is_dir(): new, what = _in_folder(path), 'holds no audio files: name another folder'
-            elif path.suffix.lower() in LISTS and path.is_file(): new, what = _listed(path), 'names no files: write one path per line'
+            elif path.suffix.lower() in LISTS and path.is_file():
+                new, what = _listed(path), 'names no files: write one path per line'
             elif glob.has_magic(p) and not os.path.exists(path):
                 new = dict.fromkeys(_globbed(path))
                 what = 'fits no file: check the pattern.'

@@ -154,15 +154,17 @@ def _valid_speakers(df, rest, seed):
     left = df.iloc[rest].drop_duplicates('speaker').sort_values('speaker')
     if len(left) < 3: return _valid_clips(df, rest, seed)   # else a model would learn from one voice
     groups = [g.speaker.tolist() for _, g in left.groupby('gender')] if left.gender.notna().all() else []
-    picks = [rng.choice(g) for g in groups] if len(groups) == 2 else rng.choice(left.speaker.tolist(), 2, replace=False)
+    pair = len(groups) == 2
+    picks = [rng.choice(g) for g in groups] if pair else rng.choice(left.speaker.tolist(), 2, replace=False)
     if _leaves_enough(df, rest, speakers.isin(picks)): return rest[speakers.isin(picks)]
     single = [s for s in left.speaker if _leaves_enough(df, rest, speakers == s)]
     return rest[speakers == rng.choice(single)] if single else _valid_clips(df, rest, seed)
 
 def _leaves_enough(df, rest, valid):
-    "Is validation at most half of what is left for training, and does training keep two speakers and every class?"
+    "Is validation at most half of training, and does training keep two speakers and every class?"
     train = df.iloc[rest[~valid]]
-    return 2*valid.sum() <= len(train) and train.speaker.nunique() > 1 and set(train.emotion) == set(df.emotion.iloc[rest])
+    classes = set(df.emotion.iloc[rest])
+    return 2*valid.sum() <= len(train) and train.speaker.nunique() > 1 and set(train.emotion) == classes
 
 # %% ../nbs/05_splits.ipynb #99f98ee2
 def split(
