@@ -219,7 +219,7 @@ def deployed(python, folder, *files, **kw):
 @pytest.mark.parametrize('kind', ['svm', 'cnn8'])
 def test_runs_without_torch(kind, exports, corpus, bare, tmp_path):
     out = shutil.copytree(exports/f'{kind}_out', tmp_path/'elsewhere')
-    assert {f.name for f in out.iterdir()} == {'model.onnx', 'settings.json', 'card.md', 'LICENSE', 'run.py'}
+    assert {f.name for f in out.iterdir()} == {'model.onnx', 'settings.json', 'README.md', 'card.md', 'LICENSE', 'run.py'}
     long = np.concatenate([buzz(100, 3.), np.zeros(4*SR, 'float32'), buzz(300, 3.)])
     sf.write(tmp_path/'long.wav', np.stack([long, long], 1), SR)
     files = [corpus.path[0], corpus.path[9], tmp_path/'long.wav']
@@ -253,7 +253,9 @@ def test_the_program_on_every_kind_of_file(exports, bare, sounds):
     done = subprocess.run([bare, '-I', exports/'svm_out'/'run.py', *good, *bad], cwd=sounds, capture_output=True, timeout=450, env={'PATH': '', 'HOME': '/'})
     out, err = done.stdout.decode(), done.stderr.decode()
     assert done.returncode == 1 and 'Traceback' not in out + err and '\x1b' not in out + err
-    got = {d['path']: d['probabilities'] for d in map(json.loads, out.splitlines())}
+    rows = list(map(json.loads, out.splitlines()))
+    assert len(rows) == len(good) + len(bad) and sum(r['error'] is None for r in rows) == len(good)
+    got = {d['path']: d['probabilities'] for d in rows if d['error'] is None}
     wrong = {p: 'no answer' for p in good if p not in got} | {p: 'an answer' for p in got if p not in good}
     p = X.Predictor(exports/'svm_out')
     for name in set(good) & set(got):
@@ -308,7 +310,7 @@ def test_a_damaged_folder_is_one_sentence(exports, bare, corpus, tmp_path):
         assert done.returncode == 1 and not done.stdout and len(done.stderr.splitlines()) == 1 and 'is damaged' in done.stderr
     (d/'settings.json').write_text(json.dumps(settings | dict(labels=LABELS[:2])))
     done = deployed(bare, d, corpus.path[0])
-    assert done.returncode == 1 and not done.stdout and 'knows 3 labels and its settings name 2' in done.stderr
+    assert done.returncode == 1 and json.loads(done.stdout)['probabilities'] is None and 'knows 3 labels and its settings name 2' in done.stderr
     assert 'python run.py' in deployed(bare, exports/'svm_out').stderr
 
 def test_the_program_ends_without_a_traceback(exports, bare, corpus, tmp_path):
@@ -332,7 +334,7 @@ def test_the_program_ends_without_a_traceback(exports, bare, corpus, tmp_path):
     (other/'settings.json').write_text(json.dumps(json.loads((other/'settings.json').read_text()) | dict(sha256=hashlib.sha256(data).hexdigest())))
     done = deployed(bare, other, corpus.path[0], corpus.path[1])
     said = done.stderr.splitlines()
-    assert done.returncode == 1 and not done.stdout and len(said) == 2
+    assert done.returncode == 1 and [json.loads(r)['error'] for r in done.stdout.splitlines()] == said and len(said) == 2
     for line, path in zip(said, corpus.path): assert line.startswith(f'{path} gets no answer (') and line.endswith('): export the bundle again.')
 
 @pytest.mark.parametrize('rate', [8000, 11025, 22050, 32000, 44100, 48000, 96000])
