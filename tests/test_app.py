@@ -279,8 +279,23 @@ def test_a_broken_file_gives_its_sentence(driver, page, clips):
 @in_browser
 def test_a_large_file_gives_a_sentence(driver, page, clips):
     opened(driver, page, clips/'film.wav')
-    said = found(driver, '.toast-body').get_attribute('textContent')
-    assert 'maximum' in said and '1.0 Mb' in said, said
+    said = found(driver, '#answer [role=alert]').text
+    assert 'film.wav is too large: the limit is 1 MB' in said and not driver.find_elements('css selector', '.ser-wait') and left(page) == []
+
+@in_browser
+def test_what_is_offered_is_what_can_be_read(driver, page, clips):
+    opened(driver, page)
+    assert driver.find_element('css selector', '#recording input[type=file]').get_attribute('accept') == ','.join(A.UPLOADS)
+    (clips/'voice & me.webm').write_bytes(bytes(100))
+    opened(driver, page, clips/'voice & me.webm')
+    said = found(driver, '#answer [role=alert]').text
+    assert 'cannot read voice _ me.webm: convert it to wav, flac, mp3 or ogg' in said and '\n' not in said.split('No answer\n')[1]
+    assert not driver.find_elements('css selector', '.ser-wait') and not driver.find_elements('css selector', '.toast-body') and left(page) == []
+    x = make_clip((5, 2, 1, 1, 1))
+    for kind, options in dict(ogg={}, oga=dict(format='OGG'), opus=dict(format='OGG', subtype='OPUS'), aif=dict(format='AIFF'), flac={}, mp3=dict(format='MP3')).items():
+        sf.write(clips/f'fine.{kind}', x, 16000, **options)
+        opened(driver, page, clips/f'fine.{kind}')
+        assert 'sure' in found(driver, '#answer h2').text or 'uncertain' in found(driver, '#answer h2').text, kind
 
 @in_browser
 def test_an_example(driver, page):
@@ -333,7 +348,9 @@ def test_the_command(clips, bundle, tmp_path):
     port, (tmp, got) = free_port(), (tmp_path/'tmp', tmp_path/'client')
     url = f'http://127.0.0.1:{port}/'
     tmp.mkdir(), got.mkdir()
-    with subprocess.Popen([BIN/'ser_app', '--port', str(port)], env=os.environ | dict(TMPDIR=str(tmp)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as p:
+    nowhere = {k: 'socks5://127.0.0.1:9' if 'all' in k.lower() else 'http://127.0.0.1:9' for name in ('http_proxy', 'https_proxy', 'all_proxy') for k in (name, name.upper())}
+    env = os.environ | nowhere | dict(TMPDIR=str(tmp), no_proxy='', NO_PROXY='')     # as in an office, where a proxy leads to the internet
+    with subprocess.Popen([BIN/'ser_app', '--port', str(port)], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as p:
         try:
             assert p.stdout.readline() == f'{url} (Ctrl-C ends it)\n', p.stderr.read()
             answer = asked(Client(url, verbose=False, download_files=got), clips/'angry.wav')

@@ -1,5 +1,5 @@
 "The commands as a person meets them: installed, in a shell, with good and bad input."
-import contextlib, io, json, os, runpy, shutil, signal, subprocess, sys
+import contextlib, io, json, os, re, runpy, shutil, signal, subprocess, sys
 from pathlib import Path
 from unittest.mock import patch
 
@@ -8,7 +8,9 @@ import pandas as pd
 import pytest
 import soundfile as sf
 
-from ser_fastai import cli
+from ser_fastai import cli, core
+from ser_fastai.experiment import RECIPES, _why
+from ser_fastai.splits import PROTOCOLS
 
 BIN = Path(sys.executable).parent
 COMMANDS = 'ser_download ser_corpora ser_run ser_reproduce ser_report ser_card ser_predict ser_export ser_app'.split()
@@ -49,9 +51,66 @@ def ran(commands, folder):
 
 def misused(commands, folder): return [[status, said] for status, said, _ in ran(commands, folder)]
 
+CHOICES = dict(
+    ser_run=(*RECIPES, *PROTOCOLS, 'ravdess', 'iemocap', 'ablations'), ser_reproduce=(*RECIPES, *PROTOCOLS, 'ravdess', 'iemocap'),
+    ser_card=(*RECIPES, *PROTOCOLS, 'ravdess', 'iemocap'), ser_export=('ravdess', 'iemocap'), ser_corpora=('ravdess', 'iemocap'),
+    ser_download=('ravdess', 'emodb'), ser_predict=('table', 'csv', 'json', 'wav', 'flac'))
+
 def test_help(tmp_path):
     for name, (status, _, printed) in zip(COMMANDS, ran([[name, '--help'] for name in COMMANDS], tmp_path), strict=True):
         assert not status and f'usage: {name}' in printed
+        missing = [c for c in CHOICES.get(name, ()) if c not in re.split(r'[^\w]+', printed)]
+        assert not missing, (name, missing)
+
+
+NO_HOME = '''
+import pwd, os, sys
+def unknown(uid): raise KeyError(uid)
+pwd.getpwuid = unknown                    # as for a user that /etc/passwd does not list
+from ser_fastai import core
+from ser_fastai.cli import load_any
+from ser_fastai.experiment import _why
+print(core.data_path(), core.cache_path(), _why(ValueError('a/b')), sep='|')
+try: load_any('ravdess')
+except core.SerError as e: print(e)
+try: load_any('~no-such-user/corpus')
+except (core.SerError, RuntimeError) as e: print(type(e).__name__)
+del os.environ['HOME']
+core.cache_path()
+print(list(core.progress(range(3))), file=sys.stderr)
+'''
+
+def test_no_home_and_no_user(tmp_path):
+    "A container without a home folder; and a redirected error stream gets no bar."
+    env = {k: v for k, v in os.environ.items() if k not in ('HOME', 'SER_DATA', 'SER_CACHE', 'SER_QUIET', 'IN_TEST') and not k.startswith('XDG_')}
+    r = subprocess.run([sys.executable, '-W', 'ignore', '-c', NO_HOME], env=env | dict(TMPDIR=str(tmp_path)), cwd=tmp_path, capture_output=True, text=True, timeout=200)
+    assert r.returncode == 0 and r.stderr == '[0, 1, 2]\n', r.stderr
+    folders, said, *_ = r.stdout.splitlines()
+    data, cache, why = folders.split('|')
+    assert data.startswith(str(tmp_path)) and cache.startswith(str(tmp_path)) and data != cache and why == 'ValueError: a/b'
+    assert 'RAVDESS is not in' in said and data in said
+
+@pytest.mark.parametrize('home', ['/', '/no-such-folder/home'])
+def test_a_home_that_cannot_be_written(home, monkeypatch):
+    monkeypatch.setenv('HOME', home)
+    monkeypatch.setattr(core.os, 'access', lambda path, how: str(path) != '/')
+    for name in ('SER_CACHE', 'XDG_CACHE_HOME'): monkeypatch.delenv(name, raising=False)
+    assert core.cache_path().is_relative_to(core.tempfile.gettempdir())
+
+def test_a_short_home_does_not_spoil_messages(monkeypatch):
+    monkeypatch.setenv('HOME', '/')
+    assert _why(ValueError('a/b')) == 'ValueError: a/b'
+    monkeypatch.setenv('HOME', '/home/me')
+    assert _why(ValueError('/home/me/b')) == 'ValueError: ~/b'
+
+@pytest.mark.parametrize('watched', [True, False])
+def test_bars_are_for_terminals(watched, monkeypatch):
+    class Stream(io.StringIO):
+        def isatty(self): return watched
+    for name in ('IN_TEST', 'SER_QUIET'): monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(sys, 'stderr', stream := Stream())
+    assert list(core.progress(range(3), desc='work')) == [0, 1, 2]
+    assert bool(stream.getvalue()) == watched
 
 
 MISUSE = [
@@ -115,13 +174,15 @@ def test_closed_streams(voices, monkeypatch):
 def test_export_answers_as_predict(voices, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv('SER_QUIET', '1')
     cli.ser_export(str(tmp_path/'model'))
-    assert {f.name for f in (tmp_path/'model').iterdir()} == {'model.onnx', 'settings.json', 'card.md', 'LICENSE', 'run.py'}
+    assert {f.name for f in (tmp_path/'model').iterdir()} == {'model.onnx', 'settings.json', 'README.md', 'card.md', 'LICENSE', 'run.py'}
     clip = next((voices/'sad').glob('*.wav'))
     capsys.readouterr()
     with pytest.raises(SystemExit, match='0'): cli.ser_predict([str(clip)], format='json')
     ours = json.loads(capsys.readouterr().out)
-    its = subprocess.run([sys.executable, tmp_path/'model'/'run.py', clip], capture_output=True, text=True, timeout=100)
-    assert its.returncode == 0 and ours['probabilities'] == pytest.approx(json.loads(its.stdout)['probabilities'], abs=1e-3)
+    its = subprocess.run([sys.executable, tmp_path/'model'/'run.py', clip, 'none.wav'], capture_output=True, text=True, timeout=100)
+    answer, lost = map(json.loads, its.stdout.splitlines())
+    assert its.returncode == 1 and ours['probabilities'] == pytest.approx(answer['probabilities'], abs=1e-3)
+    assert list(answer) == list(lost) == list(ours) and answer['emotion'] == ours['emotion'] and lost['error'] + '\n' == its.stderr
 
 
 def test_corpora_lists_a_folder_and_skips_a_bad_clip(voices, tmp_path):

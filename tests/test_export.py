@@ -188,7 +188,7 @@ def deployed(python, folder, *files, **kw):
 
 def test_runs_without_torch(exports, corpus, bare, tmp_path):
     out = shutil.copytree(exports/'cnn8_out', tmp_path/'elsewhere')
-    assert {f.name for f in out.iterdir()} == {'model.onnx', 'settings.json', 'card.md', 'LICENSE', 'run.py'}
+    assert {f.name for f in out.iterdir()} == {'model.onnx', 'settings.json', 'README.md', 'card.md', 'LICENSE', 'run.py'}
     long = np.concatenate([buzz(100, 3.), np.zeros(4*SR, 'float32'), buzz(300, 3.)])
     sf.write(tmp_path/'long.wav', np.stack([long, long], 1), SR)
     files = [corpus.path[0], corpus.path[9], tmp_path/'long.wav']
@@ -221,7 +221,9 @@ def test_the_program_on_every_kind_of_file(exports, bare, sounds):
     done = subprocess.run([bare, '-I', exports/'lstm_out'/'run.py', *good, *bad], cwd=sounds, capture_output=True, timeout=450, env={'PATH': '', 'HOME': '/'})
     out, err = done.stdout.decode(), done.stderr.decode()
     assert done.returncode == 1 and 'Traceback' not in out + err and '\x1b' not in out + err
-    got = {d['path']: d['probabilities'] for d in map(json.loads, out.splitlines())}
+    rows = list(map(json.loads, out.splitlines()))
+    assert len(rows) == len(good) + len(bad) and sum(r['error'] is None for r in rows) == len(good)
+    got = {d['path']: d['probabilities'] for d in rows if d['error'] is None}
     wrong = {p: 'no answer' for p in good if p not in got} | {p: 'an answer' for p in got if p not in good}
     p = X.Predictor(exports/'lstm_out')
     want = p.predict_files([sounds/f'{n}.wav' for n in RIGHT]).set_index('path')[p.labels].astype(float)

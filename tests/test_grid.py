@@ -1,9 +1,10 @@
 "Grids of several processes: nothing is trained twice, a killed process blocks nobody, and the list of runs keeps up."
-import subprocess, sys, time
+import os, re, subprocess, sys, time
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier, Thread, get_ident
 import pandas as pd, psutil, pytest
 from filelock import Timeout
+from joblib.externals.loky import get_reusable_executor
 from ser_fastai import cli, experiment as X, results as R
 from ser_fastai.core import SerError
 from ser_fastai.results import done, load_predictions, load_runs
@@ -52,6 +53,23 @@ def test_a_killed_worker_ends_a_grid_in_a_sentence(made, tmp_path):
     with pytest.raises(SerError, match='fewer --jobs'): X.run_grid(made[0], [X.RECIPES['svm']], ['loso'], seeds=range(6), results=tmp_path, jobs=2)
     thread.join()
     assert 0 < ended() < 30 and set(load_runs(tmp_path).status) == {'done'}
+
+def test_workers_import_from_the_environment_only(made, tmp_path, monkeypatch):
+    "A folder with modules of the user that are called as standard ones are."
+    get_reusable_executor().shutdown(wait=True)      # the workers of an earlier test have imported already
+    for name in ('random', 'json', 'copy', 'logging', 'queue'): (tmp_path/f'{name}.py').write_text('raise SystemExit(f"{__file__} was imported")')
+    monkeypatch.chdir(tmp_path), monkeypatch.syspath_prepend(''), monkeypatch.delenv('PYTHONSAFEPATH', raising=False)
+    path = sys.path[:]
+    rows = X.run_grid(made[0], [X.RECIPES['svm']], ['loso'], folds=[0, 1], results=tmp_path/'results', jobs=2)
+    assert set(rows.status) == {'done'} and sys.path == path and 'PYTHONSAFEPATH' not in os.environ
+
+@pytest.mark.parametrize('said, told', [
+    ('The exit codes of the workers are {SIGKILL(-9)}', 'lack of memory: run again with fewer --jobs'),
+    ('The exit codes of the workers are {SIGSEGV(-11), EXIT(1)}', r'failed \(exit code SIGSEGV\(-11\), EXIT\(1\)\): run again with --jobs 1'),
+    ('A task has failed to un-serialize.', 'failed .*un-serialize.*--jobs 1')])
+def test_memory_is_blamed_only_where_the_system_killed_a_worker(said, told):
+    text = str(X._broken(X.BrokenProcessPool(said)))
+    assert re.search(told, text) and ('memory' in text) == ('SIGKILL' in said) and '\n' not in text
 
 def test_synthetic_figures_are_refused_before_the_training(made, tmp_path, monkeypatch):
     monkeypatch.setattr(R, 'repo_path', lambda: tmp_path)

@@ -1,5 +1,5 @@
 "Bundles and predictions: what was saved is what answers, what is damaged is refused, and whatever sound comes in gets an answer or one sentence."
-import hashlib, io, json, os, pickle, shutil
+import copy, hashlib, io, json, os, pickle, shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +11,7 @@ from scipy.special import softmax
 from ser_fastai import bundles as B, predict as P
 from ser_fastai.audio import resample
 from ser_fastai.cards import card, licence_text
-from ser_fastai.core import EMOTIONS, Recipe, SerError
+from ser_fastai.core import EMOTIONS, THRESHOLD, Recipe, SerError
 from ser_fastai.corpora import load_corpus, load_csv
 from ser_fastai.experiment import train
 from ser_fastai.features import build_features
@@ -375,13 +375,13 @@ def test_command(svm, bundles, bad, corpus, capsys, monkeypatch):
     assert 'has not been measured' in out
     assert P.predict_paths(['sada0.wav', str(bad/'text.wav'), 'nothing*.wav', str(bad/'folder.wav')], 'svm', top=3) == 1
     out, err = capsys.readouterr()
-    assert 'third' in out and len(err.splitlines()) == 3
+    assert 'third' in out and 'text.wav' not in out and len(err.splitlines()) == 3
     assert P.predict_paths([str(bad/'text.wav')], 'svm') == P.predict_paths([], 'svm') == 2
     out, err = capsys.readouterr()
     assert not out and len(err.splitlines()) == 1
     assert P.predict_paths([str(bundles), 'sada0.wav'], 'svm', format='csv') == 0
     table = pd.read_csv(io.StringIO(capsys.readouterr().out))
-    assert list(table) == ['path', 'emotion', 'confidence', *LABELS] and len(table) >= len(corpus)
+    assert list(table) == ['path', 'emotion', 'confidence', *LABELS, 'error'] and len(table) >= len(corpus) and table.error.isna().all()
     np.testing.assert_allclose(table[LABELS].sum(1), 1, atol=1e-3)
     assert P.predict_paths(['sada0.wav', 'awea1.wav'], 'svm', format='json') == 0
     lines = [json.loads(l) for l in capsys.readouterr().out.splitlines()]
@@ -425,14 +425,62 @@ def test_standard_input_that_does_not_wait(bundles, corpus, tmp_path, capsys, mo
     a, b = (json.loads(l)['probabilities'] for l in capsys.readouterr().out.splitlines())
     assert a == b
 
-def test_a_predictor_is_asked_where_it_was_made(bundles, corpus):
-    p = P.Predictor(bundles/'svm')
-    p.predict(corpus.path[0])
+def test_unreadable_files_have_rows_in_input_order(bundles, corpus, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    broken = [f'{i:02}.wav' for i in range(P.MAX_SHOWN + 2)]
+    for name in broken: Path(name).write_bytes(b'no sound')
+    paths = ['https://example.org/a.wav', broken[0], str(corpus.path[0]), *broken[1:], 'none*.wav', str(corpus.path[1])]
+    for timeline in (False, True):
+        assert P.predict_paths(paths, bundles/'svm', format='json', timeline=timeline) == 1
+        out, err = capsys.readouterr()
+        rows, told = [json.loads(line) for line in out.splitlines()], err.splitlines()
+        assert [r['path'] for r in rows] == paths
+        read = [r['error'] is None for r in rows]
+        assert read == [p in paths[2::len(paths) - 3] for p in paths]
+        lost = [r for r in rows if r['error']]
+        assert all(r[k] is None for r in lost for k in ('emotion', 'confidence', 'probabilities', *['segments']*timeline))
+        assert told[:-1] == [r['error'] for r in lost][:P.MAX_SHOWN] and told[-1].startswith(f'and {len(lost) - P.MAX_SHOWN} more')
+        assert told[0].startswith('https://example.org/a.wav is a web address')
+        assert P.predict_paths(paths, bundles/'svm', format='csv', timeline=timeline) == 1
+        table = pd.read_csv(io.StringIO(capsys.readouterr().out))
+        assert table.path.tolist() == paths and table.error.isna().tolist() == read and table.emotion.notna().tolist() == read
+    assert P.Predictor(bundles/'svm').predict_files(paths).error.isna().tolist() == read
+    assert P.predict_paths(broken[:1], bundles/'svm', format='csv') == 2
+    assert len(capsys.readouterr().out.splitlines()) == 2
+
+def test_one_threshold_everywhere():
+    import inspect
+    from ser_fastai import app, cli
+    functions = (P.answer, P.Predictor.predict_files, P.Predictor.row, P.segments, P.plot_timeline, P.predict_paths, cli.ser_predict, cli.ser_app,
+                 app.in_a_line, app.course, app.show, app.build_app, app.serving)
+    assert {inspect.signature(f).parameters['threshold'].default for f in functions} == {THRESHOLD}
+
+@pytest.mark.parametrize('kind', ['svm', 'export'])
+def test_a_predictor_goes_to_other_processes(kind, bundles, corpus, tmp_path, monkeypatch):
+    "Pickled for spawn and joblib, opened once per process there; copied by a fork with neither its threads nor the process of a graph."
+    path = bundles/'svm'
+    if kind == 'export':
+        pytest.importorskip('onnxruntime'); pytest.importorskip('onnx')
+        from ser_fastai.export import export_bundle
+        path = export_bundle(tmp_path/'out', path)
+    monkeypatch.chdir(path.parent)
+    p = P.Predictor(path.name)
+    want = p.predict(corpus.path[0])
+    monkeypatch.chdir('/')                                    # a relative path means the folder it was opened in
+    one, other = (pickle.loads(pickle.dumps(p)) for _ in range(2))
+    assert one is other and copy.copy(p).model is p.model
+    pd.testing.assert_series_equal(one.predict(corpus.path[0]), want)
     if not (child := os.fork()):
-        try: p.predict(corpus.path[0])
-        except SerError as e: os._exit(7 if 'make one here' in str(e) else 8)
+        try: os._exit(0 if p.predict(corpus.path[0]).idxmax() == want.idxmax() else 8)
         finally: os._exit(9)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    pd.testing.assert_series_equal(p.predict(corpus.path[0]), want)   # and here as before
+
+def test_a_bundle_that_changed_is_not_taken_for_the_pickled_one(bundles, tmp_path):
+    folder = shutil.copytree(bundles/'svm', tmp_path/'b')
+    data = pickle.dumps(P.Predictor(folder))
+    shutil.rmtree(folder), shutil.copytree(bundles/'lstm', folder)
+    with pytest.raises(SerError, match='has changed'): pickle.loads(data)
 
 @pytest.mark.parametrize('wrong', [dict(top=0), dict(top=-1), dict(threshold=50), dict(threshold=-.1), dict(threshold=float('nan'))])
 def test_odd_options(wrong, bundles, corpus):
@@ -451,7 +499,7 @@ def test_timeline_of_the_command(bundles, tmp_path, capsys):
     out = capsys.readouterr().out
     assert P.predict_paths(paths[:1], bundles/'svm', format='csv', timeline=True, threshold=1) == 0
     assert set(pd.read_csv(io.StringIO(capsys.readouterr().out)).emotion) == {'uncertain'}
-    assert list(pd.read_csv(io.StringIO(out)).columns) == ['path', 'start', 'end', 'emotion', 'confidence', *LABELS]
+    assert list(pd.read_csv(io.StringIO(out)).columns) == ['path', 'start', 'end', 'emotion', 'confidence', *LABELS, 'error']
     (tmp_path/'file').write_text('')
     with pytest.raises(SerError, match='cannot be written'): P.predict_paths(paths[:1], bundles/'svm', plot=tmp_path/'file')
 
