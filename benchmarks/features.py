@@ -4,7 +4,7 @@ import librosa, numpy as np, pandas as pd
 from pathlib import Path
 from fastcore.script import call_parse
 from joblib import Parallel, cpu_count, delayed
-from ser_fastai.core import Recipe
+from ser_fastai.recipes import Recipe
 from ser_fastai.corpora import find_audio
 from ser_fastai.features import build_features
 from ser_fastai.results import to_markdown

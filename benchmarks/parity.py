@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 from fastcore.script import call_parse
 from ser_fastai.corpora import load_corpus
-from ser_fastai.evaluate import uar
+from ser_fastai.metrics import uar
 from ser_fastai.export import export_bundle
 from ser_fastai.predict import Predictor
 from ser_fastai.results import to_markdown

@@ -10,7 +10,8 @@ from fastai.vision.all import CategoryBlock, ColReader, DataBlock, TransformBloc
 from fastcore.script import call_parse
 from ser_fastai.audio import read_audio
 from ser_fastai.bundles import save_bundle
-from ser_fastai.core import EMOTIONS, Recipe, seed_all
+from ser_fastai.core import EMOTIONS, seed_all
+from ser_fastai.recipes import Recipe
 from ser_fastai.corpora import load_corpus
 from ser_fastai.data import TensorSpectrogram, image_tfms
 from ser_fastai.export import export_bundle

@@ -5,7 +5,8 @@ import numpy as np, pandas as pd, torch
 from fastai.callback.channelslast import ChannelsLast
 from fastai.vision.all import Callback, accuracy, default_device, vision_learner
 from fastcore.script import call_parse
-from ser_fastai.core import EMOTIONS, Recipe, seed_all
+from ser_fastai.core import EMOTIONS, seed_all
+from ser_fastai.recipes import Recipe
 from ser_fastai.data import spectrogram_dls
 from ser_fastai.features import Features
 from ser_fastai.models.cnn import cnn_learner, find_arch

@@ -4,7 +4,8 @@ from dataclasses import replace
 from fastai.vision.all import CrossEntropyLossFlat, LabelSmoothingCrossEntropyFlat
 from ser_fastai import augment as A, features as F
 from ser_fastai.audio import read_audio, trim_silence
-from ser_fastai.core import Recipe, SerError
+from ser_fastai.core import SerError
+from ser_fastai.recipes import Recipe
 from ser_fastai.data import LoadSpectrogram, spectrogram_dls
 from ser_fastai.models.cnn import cnn_learner
 from ser_fastai.models.lstm import train_lstm

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np, pytest, soundfile as sf
 
 from ser_fastai.audio import resample
-from ser_fastai.core import Recipe, SerError
+from ser_fastai.core import SerError
+from ser_fastai.recipes import Recipe
 from ser_fastai.corpora import load_corpus
 from ser_fastai.bundles import train_bundle
 from ser_fastai.predict import Predictor, predict_paths

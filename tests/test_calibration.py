@@ -9,8 +9,8 @@ from sklearn.calibration import CalibratedClassifierCV, calibration_curve
 from sklearn.frozen import FrozenEstimator
 from ser_fastai.calibration import ece, plot_reliability, reliability, rescaled, temperature
 from ser_fastai.core import EMOTIONS
-from ser_fastai.evaluate import FLOOR, check_predictions, metrics, wilson
-from test_evaluate import predictions, rng
+from ser_fastai.metrics import FLOOR, check_predictions, metrics, wilson
+from test_metrics import predictions, rng
 
 pytestmark = pytest.mark.filterwarnings('error::RuntimeWarning')  # those of NumPy
 

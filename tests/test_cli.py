@@ -9,7 +9,8 @@ import pytest
 import soundfile as sf
 
 from ser_fastai import cli, core
-from ser_fastai.experiment import RECIPES, _why
+from ser_fastai.experiment import _why
+from ser_fastai.recipes import RECIPES
 from ser_fastai.splits import PROTOCOLS
 
 BIN = Path(sys.executable).parent

@@ -4,7 +4,8 @@ import pytest, torch, torchvision
 import numpy as np, pandas as pd
 from fastai.vision.all import Normalize, accuracy, vision_learner
 from safetensors.torch import save_file
-from ser_fastai.core import Recipe, SerError, seed_all
+from ser_fastai.core import SerError, seed_all
+from ser_fastai.recipes import Recipe
 from ser_fastai.data import spectrogram_dls
 from ser_fastai.features import Features
 from ser_fastai.models import cnn

@@ -3,8 +3,9 @@ import numpy as np, pandas as pd, pytest
 from dataclasses import replace
 from ser_fastai import compare as C, results as R
 from ser_fastai.cards import in_short, run_card
-from ser_fastai.core import EMOTIONS, Recipe, SerError
-from ser_fastai.evaluate import accuracy, uar
+from ser_fastai.core import EMOTIONS, SerError
+from ser_fastai.recipes import Recipe
+from ser_fastai.metrics import accuracy, uar
 
 ACTORS = [1, 11, 4, 10, 8, 9, 3, 5, 2, 15, 6, 13]   # two of each fold of EmoBox
 SVM, BASE = Recipe('svm', model='svm'), Recipe('ablation', arch='squeezenet1_1')

@@ -9,7 +9,8 @@ from sklearn.metrics import balanced_accuracy_score
 pytest.importorskip('onnx'); pytest.importorskip('onnxruntime')
 from ser_fastai import cli, export as X
 from ser_fastai.audio import resample, trim_silence
-from ser_fastai.core import Recipe, SerError
+from ser_fastai.core import SerError
+from ser_fastai.recipes import Recipe
 from ser_fastai.corpora import load_csv
 from ser_fastai.features import log_mel
 from ser_fastai.bundles import save_bundle, train_bundle

@@ -6,7 +6,8 @@ import librosa, numpy as np, pandas as pd, pytest, soundfile as sf
 from dataclasses import replace
 from ser_fastai import features as F
 from ser_fastai.audio import read_audio
-from ser_fastai.core import Recipe, SerError
+from ser_fastai.core import SerError
+from ser_fastai.recipes import Recipe
 
 R = Recipe('test')
 
@@ -121,7 +122,7 @@ BUILD = '''
 import sys, time, pandas as pd
 from pathlib import Path
 import ser_fastai.features as F
-from ser_fastai.core import Recipe
+from ser_fastai.recipes import Recipe
 read = F.read_audio
 F.read_audio = lambda p, sr: (time.sleep(1), read(p, sr))[1]     # 12 s long, so that the signal comes in the middle on a busy machine too
 F.build_features(pd.read_csv(sys.argv[1], dtype=dict(sha=str)), Recipe('test'), Path(sys.argv[2]), 1)

@@ -34,7 +34,7 @@ def check_outputs_are_fit_to_publish(name):
     assert 'it/s]' not in text and 'application/vnd.jupyter.widget-view+json' not in text
 
 
-@pytest.mark.parametrize('name', [n for n in NBS if n.startswith('reports/')] + ['10a_compare.ipynb', 'index.ipynb'])
+@pytest.mark.parametrize('name', [n for n in NBS if n.startswith('reports/')] + ['23_compare.ipynb', 'index.ipynb'])
 def test_what_is_printed_is_in_one_piece(name):
     "`ser_report` runs these, and gives the same file each time."
     for c in cells(name):

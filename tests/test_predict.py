@@ -11,7 +11,8 @@ from scipy.special import softmax
 from ser_fastai import bundles as B, predict as P
 from ser_fastai.audio import resample
 from ser_fastai.cards import card, licence_text
-from ser_fastai.core import EMOTIONS, THRESHOLD, Recipe, SerError
+from ser_fastai.core import EMOTIONS, THRESHOLD, SerError
+from ser_fastai.recipes import Recipe
 from ser_fastai.corpora import load_corpus, load_csv
 from ser_fastai.experiment import train
 from ser_fastai.features import build_features
@@ -111,7 +112,7 @@ def test_many_threads_share_one_predictor(bundles, corpus):
 def test_many_threads_share_one_graph_and_one_network(bundles, corpus, tmp_path):
     pytest.importorskip('onnxruntime'); pytest.importorskip('onnx')
     from ser_fastai.export import export_bundle
-    from ser_fastai.interpret import explain
+    from ser_fastai.explain import explain
     graph, net = P.Predictor(export_bundle(tmp_path/'out', bundles/'cnn')), P.Predictor(bundles/'cnn')
     for f in (lambda c: graph.predict(c).to_numpy(), lambda c: explain(net, c)[2], lambda c: graph.predict_files([c, *corpus.path[:2]])[LABELS].to_numpy(float)):
         want = [f(c) for c in corpus.path[:4]]

@@ -2,7 +2,8 @@
 import re
 import numpy as np, pandas as pd, pytest
 from ser_fastai import report as P, results as R
-from ser_fastai.core import EMOTIONS, Recipe, SerError
+from ser_fastai.core import EMOTIONS, SerError
+from ser_fastai.recipes import Recipe
 
 AUG = dict(mixup=.4)
 RECIPES = dict(svm=Recipe('svm', model='svm'), lstm=Recipe('lstm', model='lstm', epochs=5), plain=Recipe('cnn_transfer', weights='imagenet', epochs=5),

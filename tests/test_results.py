@@ -2,8 +2,9 @@
 from concurrent.futures import ThreadPoolExecutor
 import numpy as np, pandas as pd, pytest
 from ser_fastai import results as R
-from ser_fastai.core import EMOTIONS, Recipe, SerError
-from ser_fastai.evaluate import metrics, wilson
+from ser_fastai.core import EMOTIONS, SerError
+from ser_fastai.recipes import Recipe
+from ser_fastai.metrics import metrics, wilson
 from ser_fastai.splits import PROTOCOLS
 
 @pytest.fixture

@@ -6,10 +6,10 @@ import numpy as np, pandas as pd, pytest
 from scipy import stats
 from statsmodels.stats import contingency_tables, multitest
 from ser_fastai.core import EMOTIONS, SerError
-from ser_fastai.evaluate import METRICS, accuracy, bootstrap, labels_of, uar
+from ser_fastai.metrics import METRICS, accuracy, bootstrap, labels_of, uar
 from ser_fastai.significance import (gap, group_scores, holm, mcnemar, paired, paired_bootstrap, permutation_test, plot_groups,
                                      shuffled_gap)
-from test_evaluate import predictions, rng
+from test_metrics import predictions, rng
 
 pytestmark = pytest.mark.filterwarnings('error::RuntimeWarning')  # those of NumPy
 

@@ -4,8 +4,9 @@ import numpy as np, pandas as pd, pytest, soundfile as sf, torch, torchvision
 from dataclasses import replace
 from fastai.vision.all import Callback, CancelBatchException, CrossEntropyLossFlat, Datasets, Learner, nn
 from ser_fastai import experiment as X, train as T
-from ser_fastai.core import Recipe, SerError
-from ser_fastai.evaluate import metrics
+from ser_fastai.core import SerError
+from ser_fastai.recipes import RECIPES, Recipe, adapt, weights_name
+from ser_fastai.metrics import metrics
 from ser_fastai.models import cnn
 from ser_fastai.results import load_predictions, load_runs, read_run
 from ser_fastai.splits import split
@@ -34,7 +35,7 @@ def cache(made, monkeypatch):
 def small(name, d, **kw):
     "A recipe of the registry at a size that takes a second; two architectures, one with batch norm in its body."
     size, arch = dict(cnn_transfer=('64', 'squeezenet1_1'), cnn_transfer_aug=('48-64', 'squeezenet1_1'), cnn_scratch_aug=('32-48', 'resnet18')).get(name, ('32', 'resnet18'))
-    r = X.adapt(X.RECIPES[name], arch, d/'squeeze.pth', size, 2 if name.endswith('aug') else 1)
+    r = adapt(RECIPES[name], arch, d/'squeeze.pth', size, 2 if name.endswith('aug') else 1)
     return replace(r, **dict(seconds=.5, hidden=8, bs=16, shares=(.5, .5) if len(r.sizes) == 2 else (1.,)) | kw)
 
 def trained(made, name, seed=0, protocol='loso', **kw):
@@ -43,7 +44,7 @@ def trained(made, name, seed=0, protocol='loso', **kw):
     r = small(name, d, **kw)
     return X.train(df, r, s, seed, d/'squeeze.pth'), s, r
 
-@pytest.mark.parametrize('name', X.RECIPES)
+@pytest.mark.parametrize('name', RECIPES)
 def test_end_to_end(made, name):
     df, d = made
     t, s, r = trained(made, name)
@@ -194,13 +195,13 @@ def test_weights_are_called_what_they_are(made, tmp_path):
     df, d = made
     imagenet = replace(small('cnn_transfer', d), weights='imagenet')
     run = X.run_one(df, imagenet, 'loso', weights=d/'squeeze.pth', results=tmp_path)         # the file counts, not the recipe's word
-    assert read_run(run, tmp_path)['weights'] == X.weights_name(d/'squeeze.pth') and str(d) not in json.dumps(read_run(run, tmp_path))
+    assert read_run(run, tmp_path)['weights'] == weights_name(d/'squeeze.pth') and str(d) not in json.dumps(read_run(run, tmp_path))
     with pytest.raises(SerError, match='squeeze@.*pass its file'): X.train(df, small('cnn_transfer', d), split(df, 'loso'))
     with pytest.raises(SerError, match='gone.pth does not exist'): X.run_grid(df, [imagenet], ['loso'], weights=d/'gone.pth', results=tmp_path)
 
 def test_options(made):
     _, d = made
-    with pytest.raises(SerError, match='is no image size'): X.adapt(X.RECIPES['cnn_scratch'], size='big')
+    with pytest.raises(SerError, match='is no image size'): adapt(RECIPES['cnn_scratch'], size='big')
     with pytest.raises(SerError, match='2 sizes and 1 shares'): T.stages(Recipe('r', sizes=(64, 96)))
     with pytest.raises(SerError, match='unknown statistic "median"; known: mean'): trained(made, 'svm', stats='median')
 
@@ -219,7 +220,7 @@ def counted(monkeypatch):
 def test_a_killed_grid_goes_on(made, tmp_path, counted):
     df, _ = made
     seen, stop = counted
-    grid = lambda: X.run_grid(df, [X.RECIPES['svm']], ['loso', 'paper'], results=tmp_path)
+    grid = lambda: X.run_grid(df, [RECIPES['svm']], ['loso', 'paper'], results=tmp_path)
     stop[0] = 3
     with pytest.raises(KeyboardInterrupt): grid()
     assert len(seen) == 3 == len(pd.read_csv(tmp_path/'runs.csv'))
@@ -237,14 +238,14 @@ def test_a_failed_run_is_recorded_and_the_grid_goes_on(made, tmp_path, counted, 
     def no_network(url, path): raise SerError('no network')
     monkeypatch.setattr(cnn, 'fetch', no_network); cnn._fetch.cache_clear()
     transfer = replace(small('cnn_transfer', d), weights='imagenet')
-    rows = X.run_grid(df, [transfer, X.RECIPES['svm']], ['loso'], folds=[0], results=tmp_path)
+    rows = X.run_grid(df, [transfer, RECIPES['svm']], ['loso'], folds=[0], results=tmp_path)
     assert list(rows.status) == ['failed', 'done']
     runs = load_runs(tmp_path).set_index('recipe')
     assert list(runs.status) == ['failed', 'done'] and 'no network' in runs.error['cnn_transfer'] and 'pass --weights' in rows.error[0]
     assert not (tmp_path/'predictions'/f'{rows.run[0]}.csv').exists()
     def broken(*args): raise RuntimeError(f'out of memory in {X.Path.home()}/x')
     monkeypatch.setitem(X.TRAINERS, 'lstm', broken)
-    rows = X.run_grid(df, [small('lstm', d), X.RECIPES['svm']], ['loso'], folds=[0, 1], results=tmp_path)
+    rows = X.run_grid(df, [small('lstm', d), RECIPES['svm']], ['loso'], folds=[0, 1], results=tmp_path)
     assert list(rows.status) == ['failed', 'done']*2 and rows.error[0] == 'RuntimeError: out of memory in ~/x'
     monkeypatch.undo()
     monkeypatch.setenv('SER_CACHE', str(d/'cache'))
@@ -285,16 +286,16 @@ def test_a_split_that_breaks_its_promise_does_not_start(made, tmp_path):
     df, _ = made
     wrong = df.assign(sha=df.sha.where(df.index != 3, df.sha[0]))                              # one recording under two speakers' names
     assert wrong.speaker[0] != wrong.speaker[3]
-    rows = X.run_grid(wrong, [X.RECIPES['svm']], ['loso', 'paper'], results=tmp_path)
+    rows = X.run_grid(wrong, [RECIPES['svm']], ['loso', 'paper'], results=tmp_path)
     failed = rows[rows.status == 'failed']
     assert set(failed.protocol) == {'loso'} and 1 <= len(failed) <= 2 and read_run(failed.run.iloc[0], tmp_path)['status'] == 'failed'
-    with pytest.raises(SerError): X.run_one(wrong, X.RECIPES['svm'], 'loso', int(failed.fold.iloc[0]), results=tmp_path)
+    with pytest.raises(SerError): X.run_one(wrong, RECIPES['svm'], 'loso', int(failed.fold.iloc[0]), results=tmp_path)
 
 def test_cross_names_what_was_learnt_and_what_was_tested(made, tmp_path):
     df, _ = made
     both = pd.concat([df, df[df.emotion != 'sad'].assign(corpus='other', clip='other/' + df['clip'], speaker='other_' + df.speaker, sha='f' + df.sha.str[1:])],
                      ignore_index=True)
-    rows = X.run_grid(both, [X.RECIPES['svm']], ['cross'], results=tmp_path)
+    rows = X.run_grid(both, [RECIPES['svm']], ['cross'], results=tmp_path)
     facts = [read_run(r, tmp_path) for r in rows.run]
     assert [(f['corpora'], f['test_corpora'], f['status']) for f in facts] == [('other', 'made', 'done'), ('made', 'other', 'done')]
     pred = load_predictions(rows.run[0], results=tmp_path)
@@ -302,7 +303,7 @@ def test_cross_names_what_was_learnt_and_what_was_tested(made, tmp_path):
 
 def test_a_sweep_repeats_nothing_and_looks_at_no_test_clip(made, tmp_path, counted):
     df, _ = made
-    recipes = [replace(X.RECIPES['svm'], C=c) for c in (1., 10.)]
+    recipes = [replace(RECIPES['svm'], C=c) for c in (1., 10.)]
     sweep = lambda rs, fold=1: X.sweep(df, rs, 'loso', fold, name='c', results=tmp_path)
     assert len(sweep(recipes[:1])) == 1 and len(sweep(recipes)) == 2 and len(counted[0]) == 2
     assert len(sweep(recipes, fold=2)) == 4 and len(counted[0]) == 4                          # another split is another answer

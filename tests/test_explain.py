@@ -11,9 +11,10 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics.pairwise import cosine_distances
 from torch import nn
 
-from ser_fastai import interpret as I
+from ser_fastai import explain as I
 from ser_fastai.bundles import save_bundle
-from ser_fastai.core import Recipe, SerError, seed_all
+from ser_fastai.core import SerError, seed_all
+from ser_fastai.recipes import Recipe
 from ser_fastai.corpora import load_csv
 from ser_fastai.data import spectrogram_dls
 from ser_fastai.features import Features, as_image, build_features, mel_frequencies

@@ -5,7 +5,7 @@ import numpy as np, pandas as pd, pytest
 from scipy import stats
 from sklearn import metrics as sk
 from ser_fastai.core import EMOTIONS, SerError
-from ser_fastai.evaluate import (COLORS, MARKERS, METRICS, accuracy, bootstrap, check_predictions, complete, confusion, counts, guesses,
+from ser_fastai.metrics import (COLORS, MARKERS, METRICS, accuracy, bootstrap, check_predictions, complete, confusion, counts, guesses,
                                  labels_of, macro_f1, metrics, plot_confusion, plot_curves, recall_by_class, resampled, spread, uar, wilson)
 
 pytestmark = pytest.mark.filterwarnings('error::RuntimeWarning')  # those of NumPy
