@@ -469,7 +469,7 @@ def test_lists_and_standard_input(svm, bundles, corpus, tmp_path, capsys, monkey
     Path('none.csv').write_text('a,b\n1,2\n'); Path('bin.txt').write_bytes(bytes(range(256)))
     assert P.predict_paths(['-', 'none.csv', 'bin.txt'], bundles/'svm') == 2
     lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 3 and lines[0].startswith('standard input cannot be read') and 'column "path"' in lines[1] and 'bin.txt' in lines[2]
+    assert len(lines) == 3 and lines[0].startswith('cannot read standard input: ') and 'column "path"' in lines[1] and 'bin.txt' in lines[2]
     Path('here/list.txt').write_text('0.wav\n.\n')
     assert P.predict_paths(['here/list.txt', 'here/*'], bundles/'svm') == 1 and 'here is a folder' in capsys.readouterr().err
     Path('here/LIST.CSV').write_bytes(Path('here/list.csv').read_bytes())
@@ -535,7 +535,7 @@ def test_what_is_done_is_shown_though_the_rest_fails(how, format, bundles, corpu
         P.predict_paths([tmp_path/'broken.wav', *corpus.path[:3]], bundles/'svm', format=format, timeline=True, plot=tmp_path/'pictures')
     out, err = capsys.readouterr()
     told = [str(path) in out for path in corpus.path[:3]]
-    assert told == [True, True, False] and len(err.splitlines()) == 1 and 'broken.wav cannot be read' in err
+    assert told == [True, True, False] and len(err.splitlines()) == 1 and 'broken.wav: ' in err
 
 def test_a_day_of_sound_is_drawn_and_cut():
     "Segments of 24 hours: as a matrix of stretches by windows it would be 27 GB."
