@@ -9,7 +9,7 @@ from safetensors.torch import load, save
 from scipy.special import softmax
 
 from ser_fastai import bundles as B, predict as P
-from ser_fastai.audio import resample
+from ser_fastai.audio import resample, to_mono
 from ser_fastai.cards import card, licence_text
 from ser_fastai.core import EMOTIONS, THRESHOLD, SerError
 from ser_fastai.recipes import Recipe
@@ -160,7 +160,7 @@ def test_blocks_are_the_whole(rate, tmp_path):
     sf.write(tmp_path/'a.wav', x, rate, subtype='FLOAT')
     parts = list(P.listen(tmp_path/'a.wav', to=SR))
     assert len(parts) > 1 or rate == SR
-    np.testing.assert_allclose(np.concatenate(parts), resample(x.mean(1), rate, SR), atol=1e-4)
+    np.testing.assert_allclose(np.concatenate(parts), resample(to_mono(x), rate, SR), atol=1e-4)
 
 def test_a_long_recording_is_judged_to_its_end(svm, tmp_path):
     good = np.concatenate([buzz(150, 65.), np.zeros(SR*9, 'float32')])
@@ -404,7 +404,7 @@ def test_lists_and_standard_input(svm, bundles, corpus, tmp_path, capsys, monkey
     Path('none.csv').write_text('a,b\n1,2\n'); Path('bin.txt').write_bytes(bytes(range(256)))
     assert P.predict_paths(['-', 'none.csv', 'bin.txt'], bundles/'svm') == 2
     lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 3 and lines[0].startswith('standard input cannot be read') and 'column "path"' in lines[1] and 'bin.txt' in lines[2]
+    assert len(lines) == 3 and lines[0].startswith('cannot read standard input: ') and 'column "path"' in lines[1] and 'bin.txt' in lines[2]
     Path('here/list.txt').write_text('0.wav\n.\n')
     assert P.predict_paths(['here/list.txt', 'here/*'], bundles/'svm') == 1 and 'here is a folder' in capsys.readouterr().err
     Path('here/LIST.CSV').write_bytes(Path('here/list.csv').read_bytes())
@@ -518,7 +518,7 @@ def test_what_is_done_is_shown_though_the_rest_fails(how, format, bundles, corpu
         P.predict_paths([tmp_path/'broken.wav', *corpus.path[:3]], bundles/'svm', format=format, timeline=True, plot=tmp_path/'pictures')
     out, err = capsys.readouterr()
     told = [str(path) in out for path in corpus.path[:3]]
-    assert told == [True, True, False] and len(err.splitlines()) == 1 and 'broken.wav cannot be read' in err
+    assert told == [True, True, False] and len(err.splitlines()) == 1 and 'broken.wav: ' in err
 
 def test_segments_of_many_windows():
     "Three hours: as a matrix of stretches by windows it would be 400 MB."
