@@ -20,7 +20,7 @@ def _can_write(folder):
     return os.access(folder, os.W_OK)
 
 def ensure_home():
-    "In a container without a usable home folder, set `HOME` to one in the temporary folder: many libraries need it."
+    "Without a usable home folder, as in many containers, set `HOME` to a temporary one: libraries need it."
     home = os.path.expanduser('~')
     if home == '~' or (home == '/' or not os.path.isdir(home)) and not _can_write(home):
         os.environ['HOME'] = os.path.join(tempfile.gettempdir(), f'ser_fastai-{os.getuid()}')

@@ -157,6 +157,14 @@ def test_a_half_finished_seed_is_left_out(corpus, tmp_path):
     halves = runs[(runs.recipe == 'lstm') & ~((runs.seed == 0) & (runs.fold > 0)) | (runs.recipe == 'svm')]
     assert set(C.complete_runs(halves, tmp_path).recipe) == {'svm'}      # two seeds, and neither is whole
 
+def test_speakers_without_groups_draw_no_empty_figure(corpus, tmp_path, recwarn):
+    "Matplotlib warns of identical limits where a figure has no rows."
+    save(tmp_path, corpus.assign(gender=None, intensity=None, sentence=None), SVM, .5)
+    made = C.comparisons(tmp_path)
+    assert set(made['fairness'].table.attribute) == {'speaker'} and made['fairness'].figure is None
+    assert not [w for w in recwarn if 'identical' in str(w.message)]
+    for c in made.values(): C.plt.close(c.figure) if c.figure else None
+
 def test_two_variants_have_two_names_and_two_rows(corpus, tmp_path):
     for epochs, right in ((40, .4), (50, .9)): save(tmp_path, corpus, Recipe('lstm', model='lstm', epochs=epochs), right)
     for w in ('a@1', 'b@2'): save(tmp_path, corpus, Recipe('cnn_transfer', weights=w, epochs=30), .5)
