@@ -141,8 +141,8 @@ def find_files(
     for p in map(str, [paths] if isinstance(paths, (str, os.PathLike)) else paths):
         try:
             path, what = local_path(p), ''
-            if path.is_dir(): new, what = _in_folder(path), 'holds no audio files: name another folder'
-            elif path.suffix.lower() in LISTS and path.is_file():
+            if os.path.isdir(path): new, what = _in_folder(path), 'holds no audio files: name another folder'
+            elif path.suffix.lower() in LISTS and os.path.isfile(path):
                 new, what = _listed(path), 'names no files: write one path per line'
             elif glob.has_magic(p) and not os.path.exists(path):
                 new = dict.fromkeys(_globbed(path))
