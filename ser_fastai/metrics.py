@@ -76,7 +76,7 @@ def counts(
     "How often each label was answered for each truth."
     labels = labels_of(pred)
     n = len(labels)
-    truth, guess = (pd.Categorical(x, labels).codes.astype(int) for x in (pred.truth, guesses(pred)))
+    truth, guess = pd.Categorical(pred.truth, labels).codes.astype(int), pred[labels].to_numpy(float).argmax(1)
     group = 0 if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
     n_groups = 1 if groups is None else group.max() + 1
     cm = np.bincount((group*n + truth)*n + guess, minlength=n_groups*n*n).reshape(n_groups, n, n)
