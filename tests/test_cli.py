@@ -215,7 +215,7 @@ def test_reproduce_rehearses_on_the_embedded_corpus(synth, tmp_path, monkeypatch
     page = Path(out.strip().splitlines()[-1])
     assert page.is_file() and page.suffix == '.html' and {'table1.csv', 'table1.md', 'figure1.png'} <= {f.name for f in page.parent.iterdir()}
     assert 'synthetic' in out and 'resnet18 instead of resnet34' in out
-    assert 'ImageNet weights of resnet18 are not here' in out      # offline: said, with the remedy, and the rest has run
+    assert 'ImageNet weights of resnet18 are missing' in out      # offline: said, with the remedy, and the rest has run
     runs = pd.read_csv(tmp_path/'out'/'results'/'runs.csv')
     assert set(runs[runs.status == 'done'].recipe) == {'svm'} and set(runs[runs.status == 'failed'].recipe) == {'cnn_transfer'}
     svm = runs[runs.recipe == 'svm'].set_index('protocol').accuracy
