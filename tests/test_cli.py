@@ -138,7 +138,7 @@ def test_misuse_is_one_sentence(tmp_path):
 
 @pytest.mark.parametrize('args, said', [
     (dict(folds='99'), 'paper has 0 to 0'), (dict(seeds='5-2'), 'write for instance'), (dict(jobs=0), '--jobs 1 or more'), (dict(epochs=-1), 'give 1 or more'),
-    (dict(recipes='cnn_scratch', size='0'), 'no image size'), (dict(corpora=','), 'no corpus is named'), (dict(protocol='emobox'), 'speaker'), (dict(results='full/results'), 'name another folder with --results')])
+    (dict(recipes='cnn_scratch', size='0'), 'invalid image size "0"'), (dict(corpora=','), 'no corpus is named'), (dict(protocol='emobox'), 'speaker'), (dict(results='full/results'), 'name another folder with --results')])
 def test_misuse_of_a_run_ends_before_the_training(voices, tmp_path, monkeypatch, capsys, args, said):
     monkeypatch.chdir(tmp_path); monkeypatch.setenv('SER_CACHE', str(tmp_path/'cache')); monkeypatch.setenv('SER_QUIET', '1')
     (tmp_path/'full').write_text('a file where a folder should be')
@@ -215,7 +215,7 @@ def test_reproduce_rehearses_on_the_embedded_corpus(synth, tmp_path, monkeypatch
     page = Path(out.strip().splitlines()[-1])
     assert page.is_file() and page.suffix == '.html' and {'table1.csv', 'table1.md', 'figure1.png'} <= {f.name for f in page.parent.iterdir()}
     assert 'synthetic' in out and 'resnet18 instead of resnet34' in out
-    assert 'ImageNet weights of resnet18 are not here' in out      # offline: said, with the remedy, and the rest has run
+    assert 'ImageNet weights of resnet18 are missing' in out      # offline: said, with the remedy, and the rest has run
     runs = pd.read_csv(tmp_path/'out'/'results'/'runs.csv')
     assert set(runs[runs.status == 'done'].recipe) == {'svm'} and set(runs[runs.status == 'failed'].recipe) == {'cnn_transfer'}
     svm = runs[runs.recipe == 'svm'].set_index('protocol').accuracy

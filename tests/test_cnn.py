@@ -88,7 +88,7 @@ def damaged(files, d):
     (d/'cut.safetensors').write_bytes((files/'squeezenet1_1_whole.safetensors').read_bytes()[:1000])
     (d/'code.pth').write_bytes(pickle.dumps(Harm())); torch.save({'a': Harm()}, d/'code_in_zip.pth')
     (d/'folder.pth').mkdir()
-    return {'more.pth': '0 tensors are missing and 1 unknown', 'less.pth': '1 tensors are missing and 0 unknown', 'shape.pth': 'features.0.weight',
+    return {'more.pth': '0 tensors are missing, 1 are unknown', 'less.pth': '1 tensors are missing, 0 are unknown', 'shape.pth': 'features.0.weight',
             'list.pth': 'does not fit', 'word.pth': 'does not fit', 'model.pth': 'without running code', 'cut.pth': 'download it again',
             'empty.pth': 'download it again', 'text.pth': 'download it again', 'cut.safetensors': 'download it again',
             'code.pth': 'without running code', 'code_in_zip.pth': 'without running code', 'folder.pth': 'does not exist', 'gone.pth': 'does not exist'}

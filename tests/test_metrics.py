@@ -94,8 +94,8 @@ def test_one_speaker_has_no_interval(rng):
     (lambda d: d.assign(calm=np.where(d.index == 4, np.nan, d.calm)), 6, 'missing'),
     (lambda d: d.assign(calm=np.where(d.index == 0, .99, d.calm)), 2, 'sum to one'),
     (lambda d: d.assign(calm=d.calm.where(d.index != 1, d.calm - 2), sad=d.sad.where(d.index != 1, d.sad + 2)), 3, 'outside'),
-    (lambda d: d.assign(truth=d.truth.where(d.index != 7, 'bored')), 9, 'none of the labels'),
-    (lambda d: pd.concat([d, d[3:4]]), 202, 'above already'),
+    (lambda d: d.assign(truth=d.truth.where(d.index != 7, 'bored')), 9, 'not one of the labels'),
+    (lambda d: pd.concat([d, d[3:4]]), 202, 'duplicate clip'),
     (lambda d: d.drop(columns='truth'), 1, 'columns'),
     (lambda d: d[['clip', 'truth']], 1, 'columns')])
 def test_damaged_predictions_are_refused(rng, spoil, line, said):
@@ -104,8 +104,8 @@ def test_damaged_predictions_are_refused(rng, spoil, line, said):
 def test_predictions_for_other_clips_are_refused(rng):
     pred = predictions(rng, 5)
     assert complete(pred, reversed(list(pred['clip'])), 'x.csv') is pred
-    with pytest.raises(SerError, match='x.csv lacks the clip c/0003;'): complete(pred.drop(index=[3, 4]), pred['clip'], 'x.csv')
-    with pytest.raises(SerError, match='x.csv answers a clip that was not asked for, c/0002;'): complete(pred, pred['clip'].drop([2, 4]), 'x.csv')
+    with pytest.raises(SerError, match='x.csv lacks the clip c/0003:'): complete(pred.drop(index=[3, 4]), pred['clip'], 'x.csv')
+    with pytest.raises(SerError, match='x.csv contains the unexpected clip c/0002:'): complete(pred, pred['clip'].drop([2, 4]), 'x.csv')
 
 @pytest.mark.filterwarnings('ignore:y_pred contains classes')
 def test_spread(rng):
@@ -121,7 +121,7 @@ def test_as_many_colours_as_models():
 def test_plots(rng):
     pred = predictions(rng)
     assert 'neutral' in plot_confusion(pred).get_yticklabels()[0].get_text()
-    assert plot_confusion(confusion(pred), normalize=False).get_xlabel() == 'answer'
+    assert plot_confusion(confusion(pred), normalize=False).get_xlabel() == 'prediction'
     c = pd.DataFrame(dict(epoch=[0, 1]*2, train_loss=[2., 1]*2, train_clean_loss=np.nan, valid_loss=[2., 1.5, 2, 2.5], valid_accuracy=.5))
     assert 'gap at the end 1.00' in plot_curves({'two seeds': c})[0].get_title()
     tall = c.assign(valid_loss=9.)

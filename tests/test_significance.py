@@ -28,9 +28,9 @@ def test_paired_brings_runs_into_one_order(rng):
     pd.testing.assert_frame_equal(x.drop(columns='run')[y.columns], y)
 
 @pytest.mark.parametrize('spoil,said', [
-    (lambda d: d[2:], 'only the first system answers c/0000 of 0;'),
-    (lambda d: d.assign(pair=1), 'only the first system answers c/0000 of 0;'),
-    (lambda d: pd.concat([d, d[4:5]]), 'the second system answers c/0004 twice'),
+    (lambda d: d[2:], 'only the first system predicts c/0000 of 0:'),
+    (lambda d: d.assign(pair=1), 'only the first system predicts c/0000 of 0:'),
+    (lambda d: pd.concat([d, d[4:5]]), 'the second system predicts c/0004 twice'),
     (lambda d: d.drop(columns='pair'), 'only one of the systems has a column pair'),
     (lambda d: d.assign(truth=d.truth.where(d.index != 7, 'bored')), 'differ in the truth of c/0007'),
     (lambda d: d.rename(columns=dict(calm='bored')), 'different labels')])
@@ -43,7 +43,7 @@ def test_paired_refuses_what_does_not_fit(rng, spoil, said):
 @pytest.mark.parametrize('spoil', [lambda d: d[::-1], lambda d: d[1:], lambda d: d[['clip', 'truth', *EMOTIONS[::-1]]]])
 def test_rows_that_do_not_belong_together_are_refused(rng, test, spoil):
     a = predictions(rng, 20)
-    with pytest.raises(SerError, match='do not belong together'): test(a, spoil(a))
+    with pytest.raises(SerError, match='are not in the same order'): test(a, spoil(a))
 
 @pytest.mark.parametrize('table', [[[5, 3], [1, 4]], [[0, 10], [0, 0]], [[7, 0], [0, 2]], [[30, 19], [9, 14]], [[2, 6], [6, 2]]])
 def test_mcnemar_equals_statsmodels(table):
@@ -55,7 +55,7 @@ def test_mcnemar_equals_statsmodels(table):
 def test_mcnemar_refuses_seeds(rng):
     a = predictions(rng, 20)
     two = pd.concat([a, a])
-    with pytest.raises(SerError, match='one answer a clip.*permutation_test'): mcnemar(two, two)
+    with pytest.raises(SerError, match='one prediction per clip.*permutation_test'): mcnemar(two, two)
 
 def test_permutation_of_three_speakers_by_hand():
     "UAR by hand: class by class the share found, under each of the eight exchanges."

@@ -201,7 +201,7 @@ def test_weights_are_called_what_they_are(made, tmp_path):
 
 def test_options(made):
     _, d = made
-    with pytest.raises(SerError, match='is no image size'): adapt(RECIPES['cnn_scratch'], size='big')
+    with pytest.raises(SerError, match='invalid image size "big"'): adapt(RECIPES['cnn_scratch'], size='big')
     with pytest.raises(SerError, match='2 sizes and 1 shares'): T.stages(Recipe('r', sizes=(64, 96)))
     with pytest.raises(SerError, match='unknown statistic "median"; known: mean'): trained(made, 'svm', stats='median')
 
