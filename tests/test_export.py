@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np, pytest, soundfile as sf, torch
+from packaging.requirements import Requirement
 from sklearn.metrics import balanced_accuracy_score
 
 pytest.importorskip('onnx'); pytest.importorskip('onnxruntime')
@@ -170,7 +171,7 @@ def needed(*names):
     found = {}
     for name in names:
         d = importlib.metadata.distribution(name)
-        wants = [re.match(r'[\w.-]+', r)[0] for r in d.requires or [] if 'extra ==' not in r]
+        wants = [r.name for r in map(Requirement, d.requires or []) if not r.marker or r.marker.evaluate({'extra': ''})]
         found |= {d.name: d} | needed(*wants)
     return found
 

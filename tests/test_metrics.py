@@ -61,7 +61,7 @@ def test_wilson_equals_scipy(k, n, level):
 def test_bootstrap_of_clips_equals_scipy(rng):
     pred = predictions(rng, 400)
     right = (guesses(pred) == pred.truth).to_numpy(float)
-    ci = stats.bootstrap((right,), np.mean, method='percentile', n_resamples=4000, rng=1).confidence_interval
+    ci = stats.bootstrap((right,), np.mean, method='percentile', n_resamples=4000, random_state=1).confidence_interval
     assert bootstrap(pred, metric=accuracy, n_boot=4000) == pytest.approx((ci.low, ci.high), abs=.01)
 
 def test_bootstrap_of_speakers_by_hand(rng):

@@ -99,7 +99,7 @@ def test_a_second_seed_with_the_same_answers_is_no_evidence(rng):
 def test_paired_bootstrap_equals_scipy(rng):
     a, b = rng.random(300) < .6, rng.random(300) < .5
     ci = stats.bootstrap((a.astype(float), b.astype(float)), lambda x, y, axis: (x - y).mean(axis), paired=True, method='percentile',
-                         n_resamples=4000, rng=1).confidence_interval
+                         n_resamples=4000, random_state=1).confidence_interval
     assert paired_bootstrap(system(a), system(b), metric=accuracy, n_boot=4000) == pytest.approx((ci.low, ci.high), abs=.01)
 
 def test_promises_over_speakers(rng):
