@@ -20,7 +20,7 @@ def labels_of(
     pred  # predictions: clip, truth, one probability column a label; `run` or `pair` where several runs are pooled
 ) -> list:
     "The labels that a table of predictions has a probability for."
-    return [c for c in pred if c not in ('run', 'pair', 'clip', 'truth')]
+    return [c for c in pred if c not in ('run', 'part', 'pair', 'clip', 'truth')]
 
 # %% ../nbs/20_metrics.ipynb #e127aa34
 def guesses(
@@ -32,24 +32,24 @@ def guesses(
 
 # %% ../nbs/20_metrics.ipynb #9079ca3b
 def check_predictions(
-    pred,             # predictions of one run
+    pred,             # predictions of one run, or of several with the columns run and part; the index counts the rows of the file
     path='',          # the file they come from, or go to
     tol: float = 1e-4 # how far a row's sum may be from one
 ) -> pd.DataFrame:    # `pred` itself
     "Refuse predictions that are incomplete, repeat a clip, or are no probabilities."
     labels = labels_of(pred)
     remedy = 'restore the file or repeat its run'
-    if list(pred.columns[:2]) != ['clip', 'truth'] or len(labels) < 2:
+    if [c for c in pred if c not in ('run', 'part')][:2] != ['clip', 'truth'] or len(labels) < 2:
         raise SerError(f'{path} line 1: expected the columns clip, truth and one for each label; {remedy}')
     p = pred[labels].to_numpy(float)
     for bad, what in [(np.isnan(p).any(1), 'a probability is missing'),
                       (((p < -tol) | (p > 1+tol)).any(1), 'a probability lies outside 0 and 1'),
                       (abs(p.sum(1) - 1) > tol, 'the probabilities do not sum to one'),
                       (~pred.truth.isin(labels).to_numpy(), 'the truth is none of the labels'),
-                      (pred['clip'].duplicated().to_numpy(), 'a clip that stood above already')]:
+                      (pred.duplicated([c for c in ('run', 'part', 'clip') if c in pred]).to_numpy(), 'duplicate clip')]:
         if bad.any():
             i = int(bad.argmax())
-            raise SerError(f'{path} line {i+2}: {what} ({pred["clip"].iloc[i]}); {remedy}')
+            raise SerError(f'{path} line {pred.index[i] + 2}: {what} ({pred["clip"].iloc[i]}); {remedy}')
     return pred
 
 # %% ../nbs/20_metrics.ipynb #4696007a
