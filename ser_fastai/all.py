@@ -29,7 +29,7 @@ from .models.cnn import cnn_learner, load_body
 from .models.lstm import BiLSTM
 from .models.svm import mfcc_stats, svm_pipeline
 from .predict import Predictor, answer, plot_timeline, segments
-from .results import load_predictions, load_runs, show_table1, summarise, table1
+from .results import Results, show_table1, summarise, table1
 from .significance import holm, mcnemar, paired, permutation_test
 from .splits import PROTOCOLS, Split, check_leaks, leaks, n_folds, plot_split, split
 from .synth import synthesise

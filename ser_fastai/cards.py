@@ -11,11 +11,11 @@ import pandas as pd
 
 # %% ../nbs/40_cards.ipynb #080ca908
 from .compare import answers, calibration, fairness_table, mean_temperature, model_title, show_fairness
-from .core import SerError, results_path
+from .core import SerError
 from .recipes import Recipe
 from .corpora import CORPORA
 from .metrics import labels_of, recall_by_class
-from .results import FEW, RANDOM, enough, load_clips, load_predictions, load_runs, percent, read_run, summarise, to_markdown, whole_seeds
+from .results import FEW, RANDOM, enough, percent, summarise, to_markdown, whole_seeds
 from .splits import PROTOCOLS, protocol_on
 
 # %% ../nbs/40_cards.ipynb #2278cc90
@@ -72,26 +72,26 @@ def licence_text(
         'What was changed: the recordings were turned into spectrograms and a classifier was trained on these; no sound is in this folder.']) + '\n'
 
 # %% ../nbs/40_cards.ipynb #f81c7226
-def _runs_of(recipe, results, corpora):
-    runs, name = load_runs(results), getattr(recipe, 'name', recipe)
+def _runs_of(results, recipe, corpora):
+    runs, name = results.runs, getattr(recipe, 'name', recipe)
     runs = runs[(runs.recipe_hash == recipe.hash) if isinstance(recipe, Recipe) else (runs.recipe == recipe)]
     runs = runs[(runs.status == 'done') & (runs.corpora == runs.test_corpora) & (runs.corpora == (corpora or runs.corpora))]
-    if not len(runs): raise SerError(f'{results_path(results)} holds no finished run of {name}: run it first.')
-    return whole_seeds(runs, results)
+    if not len(runs): raise SerError(f'{results.folder} holds no finished run of {name}: run it first.')
+    return whole_seeds(results, runs)
 
 def scores_of(
+    results,       # `Results`
     recipe,        # a `Recipe`, or the name of one
-    results=None,  # the results folder
     corpora=None   # what it learnt from, e.g. "ravdess", where the results hold several
 ) -> dict:         # protocol -> scores on its test clips, with 95 % intervals
     "The scores of a recipe, in the form that a bundle stores."
-    runs, name = _runs_of(recipe, results, corpora), getattr(recipe, 'name', recipe)
-    table, out = summarise(runs, results, parts=['test']), {}
+    runs, name = _runs_of(results, recipe, corpora), getattr(recipe, 'name', recipe)
+    table, out = summarise(results, runs, parts=['test']), {}
     if table.protocol.duplicated().any():
-        raise SerError(f'{results_path(results)} holds several models or corpora under the name {name}: pass the recipe itself and its corpora.')
+        raise SerError(f'{results.folder} holds several models or corpora under the name {name}: pass the recipe itself and its corpora.')
     for row in table.to_dict('records'):
         protocol, unseen = row['protocol'], 'speaker' in PROTOCOLS[row['protocol']].unseen
-        pred = load_predictions(runs.run[runs.protocol == protocol], results=results)
+        pred = results.predictions(runs.run[runs.protocol == protocol])
         out[protocol] = dict(corpora=row['corpora'], unseen_speakers=unseen, folds=row['folds'], seeds=row['seeds'], clips=int(row['n_clips']),
             speakers=int(row['n_speakers']), interval=f'95 %, {"over clips" if protocol in RANDOM else "bootstrap over speakers"}',
             **{k: round(float(v), 4) for k, v in row.items() if k.startswith(('accuracy', 'uar', 'macro_f1')) and pd.notna(v)},
@@ -99,14 +99,14 @@ def scores_of(
     return out
 
 def temperature_of(
+    results,       # `Results`
     recipe,        # a `Recipe`, or the name of one
-    results=None,  # the results folder
     corpora=None   # what it learnt from, where the results hold several
 ) -> float:        # mean over its runs; 1 where none was tested on unseen speakers
     "What the logits of a recipe are divided by, fitted on the validation clips of its runs on unseen speakers (Guo et al. 2017)."
-    runs = _runs_of(recipe, results, corpora)
+    runs = _runs_of(results, recipe, corpora)
     runs = runs[runs.protocol.map(lambda p: 'speaker' in PROTOCOLS[p].unseen).astype(bool) & (runs.n_valid > 0)]
-    return mean_temperature(runs, results) if len(runs) else 1.
+    return mean_temperature(results, runs) if len(runs) else 1.
 
 # %% ../nbs/40_cards.ipynb #419932d6
 def _is_cross(protocol, s):
@@ -210,29 +210,29 @@ def card(
     return f'# {info["name"]}\n\n{in_short(info)}\n' + ''.join(f'\n## {title}\n\n{text(info).strip()}\n' for title, text in parts.items())
 
 # %% ../nbs/40_cards.ipynb #26c8afbc
-def _fairness(pred, results):
-    _, gaps = fairness_table(pred, results)
+def _fairness(results, pred):
+    _, gaps = fairness_table(results, pred)
     if not len(gaps): return 'The clips name no groups to compare.'
     few = '' if enough(gaps.n_speakers.min()) else f' An interval needs {FEW} speakers in each group.'
     return (f'{to_markdown(show_fairness(gaps))}\nUAR over the emotions that all groups have. Best and worst are picked after the fact, so of many groups some lie apart by chance: '
             f'*by lot* is the mean distance of groups dealt by lot, and p how often they lie as far apart.{few}')
 
-def _calibration(runs, results):
-    c = calibration(runs, results)
+def _calibration(results, runs):
+    c = calibration(results, runs)
     told = f'It is {100*c["confidence"]:.0f} % sure of its answers on average, and {100*c["accuracy"]:.0f} % of them are right; the expected calibration error is {c["ece"]:.2f}.'
     return told + (f' With a temperature of {c["temperature"]:.1f}, fitted on validation clips, the error is {c["ece_rescaled"]:.2f}.' if 'temperature' in c else '')
 
 def run_card(
-    run: str,     # its name
-    results=None  # the results folder
+    results,      # `Results`
+    run: str      # its name
 ) -> str:         # Markdown
     "The card of a run's recipe under the run's protocol: data, protocol, scores, fairness, calibration, limits, licence."
-    facts, runs = read_run(run, results), load_runs(results)
+    facts, runs = results.find(run), results.runs
     if facts['status'] != 'done': raise SerError(f'{run} failed ({facts["error"]}): repeat it before it gets a card.')
     runs = runs[(runs.status == 'done') & (runs.recipe_hash == facts['recipe_hash']) & (runs.corpora == facts['corpora']) & (runs.test_corpora == facts['test_corpora'])]
-    runs = whole_seeds(runs[runs.protocol == facts['protocol']], results)
-    pred, p = answers(runs, results), PROTOCOLS[facts['protocol']]
-    clips = load_clips(results).replace('', None)
+    runs = whole_seeds(results, runs[runs.protocol == facts['protocol']])
+    pred, p = answers(results, runs), PROTOCOLS[facts['protocol']]
+    clips = results.clips.replace('', None)
     clips = clips[clips.corpus.isin(facts['corpora'].split(',')) & clips.emotion.isin(labels_of(pred))]
     data = data_of(clips.assign(language=clips.corpus.map(lambda c: CORPORA[c].language if c in CORPORA else None)))
     inside = facts['corpora'] == facts['test_corpora']
@@ -240,7 +240,7 @@ def run_card(
     learnt = ' to '.join(map(str, dict.fromkeys([runs.n_train.min(), runs.n_train.max()])))
     trained = (f' These are the clips of the classes that it was taught, and each of its runs learnt from {learnt} of them.' if len(clips) >= there else
                f' These are the clips that the results name, of {there} of the classes that it was taught; each of its runs learnt from {learnt}.')
-    score = summarise(runs, results, parts=['test']).iloc[0]
+    score = summarise(results, runs, parts=['test']).iloc[0]
     shown = {'protocol': f'`{facts["protocol"]}`', 'folds': score.folds, 'seeds': score.seeds, 'clips': score.n_clips, 'speakers': score.n_speakers,
              **_scored(score, facts['protocol'], score.n_speakers)}
     found = ', '.join(f'{k} {100*v:.0f} %' for k, v in recall_by_class(pred).dropna().items())
@@ -253,8 +253,8 @@ def run_card(
         'Training data': _data(dict(data=data)) + trained,
         'Protocol': f'`{facts["protocol"]}`: {dealt}. {promise}{tested}',
         'Scores': f'{to_markdown(pd.DataFrame([shown]))}\nPer cent, with 95 % intervals where there are speakers enough, all folds and seeds pooled. Found, of the clips of each class: {found}.',
-        'Fairness': _fairness(pred, results),
-        'Calibration': _calibration(runs, results),
+        'Fairness': _fairness(results, pred),
+        'Calibration': _calibration(results, runs),
         'Limits': _limits(dict(data=data)),
         'Licence': _licence(dict(licence=licence_of(data)))}
     return f'# {facts["recipe"]} on {in_words(data["titles"])}\n' + ''.join(f'\n## {title}\n\n{text.strip()}\n' for title, text in parts.items())

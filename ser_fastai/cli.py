@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['RECIPE_NAMES', 'PROTOCOL_NAMES', 'DEMO', 'command', 'ser_download', 'ser_corpora', 'chosen_recipes', 'ser_run',
-           'ser_reproduce', 'ser_report', 'ser_card', 'ser_predict', 'ser_export', 'ser_app']
+           'ser_reproduce', 'ser_publish', 'ser_report', 'ser_card', 'ser_predict', 'ser_export', 'ser_app']
 
 # %% ../nbs/41_cli.ipynb #4223e361
 import functools, os, subprocess, sys, warnings
@@ -20,7 +20,7 @@ from fastcore.script import call_parse, store_true
 from joblib import cpu_count
 
 # %% ../nbs/41_cli.ipynb #c09d74a1
-from .core import THRESHOLD, SerError, data_path, check_choice, import_extra, progress, repo_path, results_path, one_line
+from .core import THRESHOLD, SerError, data_path, check_choice, import_extra, progress, repo_path, one_line
 from .corpora import CORPORA, class_table, describe, download, load_any, load_corpus
 
 # %% ../nbs/41_cli.ipynb #ec6404f1
@@ -132,7 +132,7 @@ def ser_run(
     size: str = None,             # image sizes, e.g. "96" or "96-128"
     epochs: int = None,           # another number of epochs
     jobs: int = 1,                # runs trained side by side, each with its share of the cores
-    results: str = None,          # where runs are stored; default results/ of the checkout
+    results: str = None,          # where runs are stored; default runs/ of the checkout, and then runs in results/ are skipped too
     strict: store_true = False,   # end at the first bad clip instead of skipping it
 ):
     "Train and score recipes; what is stored already is skipped."
@@ -147,9 +147,11 @@ def ser_run(
     _show_runs(grid, results)
     if len(grid) and (grid.status == 'failed').all(): raise SerError('no run succeeded; the reasons stand above.')
 
-def _show_runs(grid, results):
-    from ser_fastai.results import load_runs
-    facts = load_runs(results).set_index('run').reindex(grid.run).reset_index(drop=True)   # what failed early is not stored
+def _show_runs(grid, folder):
+    import pandas as pd
+    from ser_fastai.experiment import _stores
+    facts = pd.concat([s.runs for s in _stores(folder)]).drop_duplicates('run').set_index('run')
+    facts = facts.reindex(grid.run).reset_index(drop=True)   # a run that failed early is not stored
     facts = facts.assign(**grid[['recipe', 'protocol', 'fold', 'seed', 'status', 'error']])
     cols = ['recipe', 'protocol', 'fold', 'seed', 'status', 'accuracy', 'uar', 'macro_f1', 'valid_accuracy', 'seconds']
     print(facts[cols].astype({c: float for c in cols[5:9]}).round(3).to_string(index=False))
@@ -181,7 +183,7 @@ def ser_reproduce(
     size: str = None,             # image sizes, e.g. "96-128"
     epochs: int = None,           # another number of epochs
     jobs: int = None,             # runs trained side by side; 1 by default (demo: 2, where there are two cores)
-    results: str = None,          # where runs are stored; default OUT/results
+    results: str = None,          # where runs are stored; default OUT/runs
     out: str = 'reproduce',       # where the table, the figures and the report go
     strict: store_true = False,   # end at the first bad clip instead of skipping it
 ):
@@ -189,12 +191,12 @@ def ser_reproduce(
     from ser_fastai.experiment import corpora_of, run_grid
     from ser_fastai.recipes import adapt
     from ser_fastai.report import write_report
-    from ser_fastai.results import show_table1, table1
+    from ser_fastai.results import Results, show_table1, table1
     from ser_fastai.splits import PROTOCOLS
     demo, out = data is None, Path(out)
     chosen = chosen_recipes(recipes)
     protocols = _names(protocol, PROTOCOLS, 'protocol')
-    results = Path(results) if results else out/'results'
+    folder = Path(results) if results else out/'runs'
     if demo:
         from ser_fastai.synth import synthesise
         arch, size, epochs, folds = arch or DEMO['arch'], size or DEMO['size'], epochs or DEMO['epochs'], folds or '0'
@@ -207,12 +209,13 @@ def ser_reproduce(
         synthesise(out/'data'/'synth')
         df = load_corpus('synth', out/'data')
     else: df = _told(load_any(corpora, data, strict=strict))
-    grid = run_grid(df, chosen, protocols, folds and _numbers(folds), _numbers(seeds), weights, results, 1 if jobs is None else jobs)
+    grid = run_grid(df, chosen, protocols, folds and _numbers(folds), _numbers(seeds), weights, folder, 1 if jobs is None else jobs)
+    results = Results(folder)
     table = show_table1(table1(results, corpora=corpora_of(df), protocols=protocols))
     print('\n' + _plain(table.drop(columns=[c for c in table if demo and 'published' in c])))
     for e in grid.error.dropna().unique(): print(f'not run: {e}')
-    committed = repo_path()/'results'
-    committed = committed if (committed/'runs').exists() and committed.resolve() != results.resolve() else None
+    committed = Results(repo_path()/'results')
+    committed = committed if committed.published else None
     if demo and committed:
         print('\nThe real table, from the committed results on RAVDESS:\n' + _plain(show_table1(table1(committed))))
     page = write_report(results, out, df, notes=notes, committed=committed, corpora=corpora_of(df))
@@ -240,6 +243,18 @@ def _again(data):
     subprocess.run([Path(sys.executable).parent/'nbdev_clean'], cwd=root, check=True)
     convert('nbs/index.ipynb', '--config', 'nbs/_readme.py', '--to', 'markdown', '--output-dir', '.', '--output', 'README')
 
+# %% ../nbs/41_cli.ipynb #467da385
+@command
+def ser_publish(
+    runs: str = None,             # the working store; default runs/ of the checkout
+    results: str = None,          # the published store; default results/ of the checkout
+):
+    "Copy finished runs from a working store to a published one: few files, the same bytes each time."
+    from ser_fastai.results import Results, publish, runs_path
+    if not len(Results(runs_path(runs)).runs): raise SerError(f'{runs_path(runs)} holds no runs: ser_run makes them.')
+    published = publish(runs, results)
+    print(f'{published.folder}: {len(published.runs)} runs')
+
 # %% ../nbs/41_cli.ipynb #fc848df5
 @command
 def ser_report(
@@ -251,9 +266,9 @@ def ser_report(
 ):
     "Draw every table and figure again from stored results, the same to the byte."
     from ser_fastai.report import usual_corpora, write_report
-    from ser_fastai.results import index_runs
-    if not (results_path(results)/'runs').is_dir(): raise SerError(f'{results_path(results)} holds no runs: ser_run writes them.')
-    index_runs(results)
+    from ser_fastai.results import Results
+    results = Results(results)
+    if not len(results.runs): raise SerError(f'{results.folder} holds no runs: ser_run makes them, and ser_publish copies them to results/.')
     corpora = corpora or usual_corpora(results)
     try: df = load_any(corpora, data) if data or os.environ.get('SER_DATA') else None
     except SerError as e:
@@ -261,20 +276,22 @@ def ser_report(
         df = None
         print(f'{e} Figures that show recordings are left out.', file=sys.stderr)
     if notebooks: _again(data)
-    print(Path(write_report(results_path(results), Path(out), df, corpora=corpora)).resolve())
+    print(Path(write_report(results, Path(out), df, corpora=corpora)).resolve())
 
 # %% ../nbs/41_cli.ipynb #6d8335bd
 @command
 def ser_card(
-    run: _text(f'the name of a run in results/runs, RECIPE-CORPORA-PROTOCOL-f<fold>-s<seed>-<hash>; recipes: {", ".join(RECIPE_NAMES)}, ablation...; '
+    run: _text(f'the name of a run, RECIPE-CORPORA-PROTOCOL-f<fold>-s<seed>-<hash>; recipes: {", ".join(RECIPE_NAMES)}, ablation...; '
                f'corpora: {_corpus_names}, or your own; protocols: {", ".join(PROTOCOL_NAMES)}', opt=False),
-    results: str = None,          # where runs are stored; default results/ of the checkout
+    results: str = None,          # where runs are stored; default results/ of the checkout, then runs/
     out: str = None,              # the Markdown file to write; printed without it
 ):
     "The model card of a run's recipe: data, protocol, scores, fairness, calibration, limits, licence."
     from ser_fastai.cards import run_card
     from ser_fastai.core import atomic_write
-    text = run_card(Path(run).stem if run.endswith(('.json', '.csv')) else run, results)
+    from ser_fastai.results import Results, runs_path
+    stores = [Results(results), *([] if results else [Results(runs_path())])]
+    text = run_card(next((s for s in stores if s.done(run)), stores[0]), run)
     if not out: return print(text, end='')
     with atomic_write(out) as tmp: tmp.write_text(text, encoding='utf8')
     print(out)

@@ -29,7 +29,7 @@ from .features import build_features
 from .models.cnn import train_cnn
 from .models.lstm import train_lstm
 from .models.svm import train_svm
-from .results import PARTS, check_place, done, index_runs, read_run, recipe_facts, run_id, save_run
+from .results import PARTS, Results, recipe_facts, run_id, runs_path, save_run
 from .splits import PROTOCOLS, Split, check_leaks, leaks, n_folds, split
 from .train import prediction_frame
 
@@ -85,17 +85,28 @@ def _made_of(df, s):
     "What a run on a split is made of: how many clips train, and which ones with which labels are predicted."
     return len(s.train), {part: set(zip(df['clip'].iloc[rows], df.emotion.iloc[rows])) for part, rows in dict(test=s.test, valid=s.valid).items()}
 
-def _same(run, made, results):
-    "The name of a stored run, if it was made of these clips."
-    (n_train, parts), facts, root = made, read_run(run, results), results_path(results)
+def _stores(folder):
+    "Where finished runs are looked up: the working store and, beside the default one, the published store."
+    return [Results(runs_path(folder)), *([] if folder else [Results()])]
+
+def _stored(run, made, stores):
+    "Return whether a run is stored; raise an error if it was made of other clips."
+    for store in stores:
+        if store.done(run): return _same(run, made, store)
+    return False
+
+def _same(run, made, store):
+    (n_train, parts), facts = made, store.find(run)
     same = [n_train, *map(len, parts.values())] == [facts[k] or 0 for k in ('n_train', 'n_test', 'n_valid')]
     for part, clips in parts.items():
         if not same or not clips: continue
-        try: stored = pd.read_csv(root/PARTS[part]/f'{run}.csv', usecols=['clip', 'truth'], dtype=str, keep_default_na=False)
-        except (OSError, ValueError): continue   # who needs the predictions says what is wrong with them
+        try: stored = store.predictions(run, part)
+        except SerError: continue   # whoever needs the predictions gets this error
         same = set(zip(stored['clip'], stored.truth)) == clips
-    if not same: raise SerError(f'{run} was made of other clips or labels: name another folder with --results, or delete {root/"runs"/run}.json.')
-    return run
+    if not same:
+        remedy = '' if store.published else f', or delete {store.folder/run}'
+        raise SerError(f'{run} was made of other clips or labels: name another folder with --results{remedy}.')
+    return True
 
 def _key(df, rows):
     "A hash of clips, their labels and samples: a checkpoint of others is not taken up."
@@ -117,18 +128,17 @@ def run_one(
     fold: int = 0,
     seed: int = 0,
     weights=None,       # path of a state dict, for recipes that do not start from scratch
-    results=None,       # the results folder
+    folder=None,        # working store; default `runs/` of the checkout
     wait: bool = True,  # for another process that is training this run? Otherwise filelock's `Timeout` says so
     report: bool = True # print what test clips share with training?
 ) -> str:               # the run's name
     "Train, score and store; a run that is stored already is not repeated, one that was interrupted goes on, and one that leaks does not start."
     recipe, s = adapt(recipe, weights=weights), split(df, protocol, fold, seed)
     corpora, test_corpora = corpora_of_run(df, protocol, s)
-    check_place(corpora, results)
     run = run_id(recipe, corpora, protocol, fold, seed, test_corpora)
     checkpoint = cache_path()/'checkpoints'/f'{run}-{_key(df, s.train)}.pt'
     with _lock(run, wait):
-        if done(run, results): return _same(run, _made_of(df, s), results)
+        if _stored(run, _made_of(df, s), _stores(folder)): return run
         start = time.time()
         facts = dict(run=run, corpora=corpora, test_corpora=test_corpora, protocol=protocol, fold=fold, seed=seed, n_params=0, n_train=len(s.train),
                      **recipe_facts(recipe), **environment())
@@ -137,11 +147,10 @@ def run_one(
             if report: tqdm.write(str(found))
             trained = train(df, recipe, s, seed, weights, checkpoint)
             test, valid = [prediction_frame(df, rows, trained.predict_proba(rows), trained.labels) for rows in (s.test, s.valid)]
-            save_run(facts | dict(n_params=trained.n_params, seconds=round(trained.earlier + time.time() - start, 1)), test, valid, trained.curves, df, results)
+            save_run(facts | dict(n_params=trained.n_params, seconds=round(trained.earlier + time.time() - start, 1)), test, valid, trained.curves, df, folder)
         except Exception as e:
-            save_run(facts | dict(seconds=round(time.time() - start, 1), error=_why(e)), results=results)
+            save_run(facts | dict(seconds=round(time.time() - start, 1), error=_why(e)), folder=folder)
             raise
-        finally: index_runs(results)
         checkpoint.unlink(missing_ok=True)
     return run
 
@@ -165,7 +174,7 @@ def run_grid(
     folds=None,           # which folds; all of each protocol by default, and the one of a protocol that has no other
     seeds=(0,),
     weights=None,         # path of a state dict, for recipes that do not start from scratch
-    results=None,         # the results folder
+    folder=None,          # working store; default `runs/` of the checkout, and then what is published is skipped too
     jobs: int = 1         # runs side by side; each needs the memory of a training
 ) -> pd.DataFrame:        # one row a run: run, recipe, protocol, fold, seed, status, error
     "Run what is not stored yet."
@@ -174,19 +183,20 @@ def run_grid(
     for p, f, seed in splits_of(df, protocols, folds, seeds):
         s = split(df, p, f, seed)
         (corpora, test_corpora), found = corpora_of_run(df, p, s), leaks(df, s, p, f)
-        check_place(corpora, results)
         reports.setdefault((p, *(k for k, v in found.shared.items() if v.n)), []).append(found)
         made += [_made_of(df, s)]*len(recipes)
         rows += [dict(run=run_id(r, corpora, p, f, seed, test_corpora), recipe=r.name, protocol=p, fold=f, seed=seed, status='done', error=None)
                  for r in recipes]
-    todo = [(row, r) for row, r, m in zip(rows, recipes*len(rows), made) if not done(row['run'], results) or not _same(row['run'], m, results)]
+    stores = _stores(folder)
+    todo = [(row, r) for row, r, m in zip(rows, recipes*len(rows), made) if not _stored(row['run'], m, stores)]
     for first, *more in reports.values() if todo else (): tqdm.write(f'{first}' + (f' (and alike in {len(more)} more splits)' if more else ''))
-    try: index_runs(results)                 # what cannot be written is better known before the training
-    except OSError as e: raise SerError(f'{results_path(results)} cannot be written ({e.strerror}): name another folder with --results.') from None
+    try: stores[0].folder.mkdir(parents=True, exist_ok=True)    # better known before the training
+    except OSError as e: raise SerError(f'cannot write {stores[0].folder} ({e.strerror}): name another folder with --results.') from None
+    if stores[0].published: raise SerError(f'{stores[0].folder} is a published store: name another folder with --results.')
     for r in recipes: build_features(df, r)
     with safe_imports(), parallel_config('loky', inner_max_num_threads=max(1, cpu_count()//jobs), idle_worker_timeout=10):
         for wait in (False, True):       # what another process is training is passed over, and looked at again in the end
-            work = (delayed(_attempt)(i, df, r, row['protocol'], row['fold'], row['seed'], weights, results, wait, jobs > 1) for i, (row, r) in enumerate(todo))
+            work = (delayed(_attempt)(i, df, r, row['protocol'], row['fold'], row['seed'], weights, folder, wait, jobs > 1) for i, (row, r) in enumerate(todo))
             ended = Parallel(jobs, return_as='generator_unordered', batch_size=1, pre_dispatch='all')(work)
             try:
                 for i, status, error in (bar := progress(ended, total=len(todo), desc='runs')):
@@ -207,10 +217,10 @@ def _broken(e):
     else: why = f'exit code {codes[1]}'
     return SerError(f'a training process failed ({one_line(why)}): run again with --jobs 1 to see the error. Finished runs are kept.')
 
-def _attempt(i, df, recipe, protocol, fold, seed, weights, results, wait, quiet):
+def _attempt(i, df, recipe, protocol, fold, seed, weights, folder, wait, quiet):
     "A run of a grid: its number, what became of it, and why it failed if it did."
     if quiet: os.environ['SER_QUIET'] = '1'   # bars of several processes would overwrite each other
-    try: run_one(df, recipe, protocol, fold, seed, weights, results, wait, report=False)
+    try: run_one(df, recipe, protocol, fold, seed, weights, folder, wait, report=False)
     except Timeout: return i, 'busy', None
     except Exception as e:
         if not isinstance(e, SerError): tqdm.write(traceback.format_exc())

@@ -17,10 +17,10 @@ from .core import SerError
 
 # %% ../nbs/20_metrics.ipynb #5534edb3
 def labels_of(
-    pred    # predictions; those of several runs also have a column `run` or `pair`
+    pred    # predictions; those of several runs have more columns: run, part, pair
 ) -> list:  # labels, in the order of the columns
     "Labels for which a table of predictions contains probabilities."
-    return [c for c in pred if c not in ('run', 'pair', 'clip', 'truth')]
+    return [c for c in pred if c not in ('run', 'part', 'pair', 'clip', 'truth')]
 
 # %% ../nbs/20_metrics.ipynb #e127aa34
 def guesses(
@@ -34,13 +34,14 @@ def guesses(
 _remedy = 'restore the file or repeat its run'
 
 def check_predictions(
-    pred,             # predictions of one run
+    pred,             # predictions of one run, or of several with the columns run and part
     path='',          # their file, for the message
     tol: float = 1e-4 # tolerance for the sum of a row
 ) -> pd.DataFrame:    # `pred`
     "Raise an error if predictions are incomplete, repeat a clip, or contain invalid probabilities."
     labels = labels_of(pred)
-    if list(pred.columns[:2]) != ['clip', 'truth'] or len(labels) < 2:
+    first = [c for c in pred if c not in ('run', 'part')][:2]
+    if first != ['clip', 'truth'] or len(labels) < 2:
         raise SerError(f'{path} line 1: expected the columns clip, truth and one per label: {_remedy}')
     p = pred[labels].to_numpy(float)
     checks = [
@@ -48,11 +49,11 @@ def check_predictions(
         ('a probability is outside 0 to 1', ((p < -tol) | (p > 1+tol)).any(1)),
         ('the probabilities do not sum to one', abs(p.sum(1) - 1) > tol),
         ('the truth is not one of the labels', ~pred.truth.isin(labels).to_numpy()),
-        ('duplicate clip', pred['clip'].duplicated().to_numpy())]
+        ('duplicate clip', pred.duplicated([c for c in ('run', 'part', 'clip') if c in pred]).to_numpy())]
     for problem, bad in checks:
         if bad.any():
             i = int(bad.argmax())
-            raise SerError(f'{path} line {i+2}: {problem} ({pred["clip"].iloc[i]}): {_remedy}')
+            raise SerError(f'{path} line {pred.index[i] + 2}: {problem} ({pred["clip"].iloc[i]}): {_remedy}')
     return pred
 
 # %% ../nbs/20_metrics.ipynb #4696007a

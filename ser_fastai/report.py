@@ -30,8 +30,8 @@ from .recipes import Recipe
 from .corpora import CORPORA, plot_classes
 from .metrics import accuracy, counts, labels_of, plot_confusion, plot_curves, recall_by_class, resampled, uar
 from .features import clip_features, feature_settings, plot_log_mel
-from .results import (FEW, PAPER, RANDOM, enough, load_clips, load_curves, load_predictions, load_runs, shared, show_table1, summarise,
-                                table1, to_markdown, whole_seeds)
+from .results import (FEW, PAPER, RANDOM, Results, enough, shared, show_table1, summarise, table1, to_markdown,
+                                whole_seeds)
 from .splits import PROTOCOLS
 
 # %% ../nbs/25_report.ipynb #5685e563
@@ -133,12 +133,12 @@ def fig_waveforms(
 
 # %% ../nbs/25_report.ipynb #e1f2d0a3
 def tested(
-    results=None,             # the results folder
+    results,                  # `Results`
     corpora: str = 'ravdess'  # whose clips
 ) -> pd.DataFrame:            # facts of runs
     "The runs of the paper's recipes that succeeded, trained and scored on the same corpora, without half-finished seeds of models that have whole ones."
-    runs = load_runs(results)
-    return whole_seeds(runs[(runs.status == 'done') & runs.recipe.isin(list(PAPER)) & (runs.corpora == corpora) & (runs.test_corpora == corpora)], results)
+    runs = results.runs
+    return whole_seeds(results, runs[(runs.status == 'done') & runs.recipe.isin(list(PAPER)) & (runs.corpora == corpora) & (runs.test_corpora == corpora)])
 
 # %% ../nbs/25_report.ipynb #d4426035
 PAIRS = ('cnn_transfer', 'cnn_transfer_aug'), ('cnn_scratch', 'cnn_scratch_aug')
@@ -148,15 +148,15 @@ def _usual(runs):
     return runs[runs.recipe_hash == runs.recipe_hash.mode().get(0)]
 
 def loss_pair(
-    runs,         # facts of runs under one protocol
-    results=None  # the results folder
+    results,      # `Results`
+    runs          # facts of runs under one protocol
 ) -> tuple:       # the runs, and without / with augmentation -> curves
     "Loss curves of the same network without and with augmentation, on the splits that both were trained on."
     for pair in PAIRS:
         found = []
         for _, g in runs[runs.recipe.isin(pair)].groupby(['arch', 'weights', 'epochs']):
             both = shared(pd.concat([_usual(g[g.recipe == r]) for r in pair]))
-            curves = load_curves(both.run, results)
+            curves = results.curves(both.run)
             both = both[both.run.isin(curves.run)]
             if both.recipe.nunique() == 2: found.append((both, curves))
         if not found: continue
@@ -169,14 +169,14 @@ def _number(n, what): return f'{n} {what}{"" if n == 1 else "s"}'
 
 # %% ../nbs/25_report.ipynb #3dec7d1c
 def fig_losses(
-    results=None,              # the results folder
+    results,                   # `Results`
     corpora: str = 'ravdess',  # whose clips
     protocols=('paper', 'emobox')
 ):                             # a matplotlib figure
     "Figure 3: training and validation loss, without and with augmentation, under the first protocol that has both."
     runs = tested(results, corpora)
     p = next((p for p in protocols if {r for r in runs.recipe[runs.protocol == p]} & {a for _, a in PAIRS}), protocols[0])
-    both, curves = loss_pair(runs[runs.protocol == p], results)
+    both, curves = loss_pair(results, runs[runs.protocol == p])
     plain_title = next(iter(curves))  # no dotted line of augmented clips where nothing is augmented
     curves[plain_title] = curves[plain_title].assign(train_loss=lambda c: c.train_clean_loss.fillna(c.train_loss))
     with styled(13, 5.8) as fig:
@@ -195,7 +195,7 @@ CNNS = [r for r in PAPER if r.startswith('cnn')]
 
 # %% ../nbs/25_report.ipynb #e1eb8be8
 def fig_confusion(
-    results=None,              # the results folder
+    results,                   # `Results`
     corpora: str = 'ravdess',  # whose clips
     protocols=('paper', 'emobox')
 ):                             # a matplotlib figure
@@ -207,7 +207,7 @@ def fig_confusion(
     with styled(9*len(there), 7.6) as fig:
         for ax, p in zip(fig.subplots(1, len(there), squeeze=False).flat, there):
             best = best_by_validation(runs[runs.protocol == p], CNNS)
-            pred = load_predictions(best.run, 'test', results)
+            pred = results.predictions(best.run, 'test')
             said = 'unseen' if 'speaker' in PROTOCOLS[p].unseen else 'known'
             said += f', test accuracy {accuracy(pred):.0%}' if p in RANDOM else f', test UAR {uar(pred):.0%}'
             plot_confusion(pred, ax)
@@ -216,27 +216,27 @@ def fig_confusion(
 
 # %% ../nbs/25_report.ipynb #6ec8a8b3
 def end_losses(
-    runs,         # facts of runs
-    results=None  # the results folder
+    results,      # `Results`
+    runs          # facts of runs
 ) -> pd.DataFrame:  # index run: train, valid, gap at the last epoch, and the lowest validation loss of all epochs
     "Where the losses ended."
-    c = load_curves(runs.run, results)
+    c = results.curves(runs.run)
     c = c.assign(train=c.train_clean_loss.fillna(c.train_loss), lowest=c.groupby('run').valid_loss.transform('min'))
     last = c.sort_values(['run', 'epoch']).groupby('run').tail(1).set_index('run').rename(columns=dict(valid_loss='valid'))
     return last.assign(gap=last.valid - last.train)[['train', 'valid', 'gap', 'lowest']].astype(float)
 
 # %% ../nbs/25_report.ipynb #6c482cbd
-def _overfits(runs, results):
+def _overfits(results, runs):
     runs = _usual(runs[runs.recipe == 'lstm'])
-    e = end_losses(runs, results)
+    e = end_losses(results, runs)
     if not len(e): raise SerError('no LSTM has been run')
     m, each = e.mean(), e.valid > 2*e.train
     told = f'training loss {m.train:.2f}, validation {m.valid:.2f} (lowest {m.lowest:.2f}) after {_number(runs.epochs.iloc[0], "epoch")}'
     return told, m.valid > 2*m.train, each, f'{{n}} of {_number(len(e), "run")}'
 
-def _closes(runs, results):
-    both, _ = loss_pair(runs, results)
-    gap = both.set_index('run').join(end_losses(both, results).gap).pivot_table(index=['fold', 'seed'], columns='recipe', values='gap')
+def _closes(results, runs):
+    both, _ = loss_pair(results, runs)
+    gap = both.set_index('run').join(end_losses(results, both).gap).pivot_table(index=['fold', 'seed'], columns='recipe', values='gap')
     plain, aug = (gap[r] for r in sorted(gap))
     told = f'{model_name(both[~both.recipe.str.endswith("_aug")].iloc[0])}: gap {plain.mean():.2f} without, {aug.mean():.2f} with'
     return told, aug.mean() < plain.mean()/2, aug < plain/2, f'{{n}} of {_number(len(gap), "pair")} of runs'
@@ -256,16 +256,16 @@ def pair_confusion(
     return mine, pairs.mean(-1), 1 + (pairs > mine[..., None]).sum(-1)
 
 # %% ../nbs/25_report.ipynb #d88567e2
-def _answers(runs, results, needed):
+def _answers(results, runs, needed):
     "Test answers of the best CNN, its counts, and counts in resamples."
     best = best_by_validation(runs, CNNS)
-    pred = load_predictions(best.run, 'test', results)
+    pred = results.predictions(best.run, 'test')
     if lacks := [e for e in needed if e not in set(pred.truth)]: raise SerError(f'these corpora have no clips of {" and ".join(lacks)}')
-    speakers = None if set(best.protocol) <= set(RANDOM) else load_clips(results).set_index('clip').speaker.loc[pred['clip']]
+    speakers = None if set(best.protocol) <= set(RANDOM) else results.clips.set_index('clip').speaker.loc[pred['clip']]
     return pred, counts(pred), resampled(pred, speakers)
 
-def _confused(runs, results):
-    pred, cm, boot = _answers(runs, results, ('neutral', 'calm'))
+def _confused(results, runs):
+    pred, cm, boot = _answers(results, runs, ('neutral', 'calm'))
     i, j = map(labels_of(pred).index, ('neutral', 'calm'))
     def rule(cm):
         mine, mean, _ = pair_confusion(cm, i, j)
@@ -277,8 +277,8 @@ def _confused(runs, results):
 
 def _recalls(names, weak):
     "The rule that the recall of all `names` lies below (or above) the average."
-    def test(runs, results):
-        pred, cm, boot = _answers(runs, results, names)
+    def test(results, runs):
+        pred, cm, boot = _answers(results, runs, names)
         i = [labels_of(pred).index(e) for e in names]
         def rule(cm):
             r = np.diagonal(_rates(cm), axis1=-2, axis2=-1)
@@ -290,7 +290,7 @@ def _recalls(names, weak):
         return told, rule(cm), rule(boot), '{share:.0%} of resamples'
     return test
 
-def _raw(runs, results): raise SerError('no recipe here reads raw waveforms')
+def _raw(results, runs): raise SerError('no recipe here reads raw waveforms')
 
 # %% ../nbs/25_report.ipynb #028590a5
 Observation = namedtuple('Observation', 'what published rule test')
@@ -310,7 +310,7 @@ OBSERVATIONS = [Observation(*o) for o in (
 
 # %% ../nbs/25_report.ipynb #3ce18199
 def observations(
-    results=None,              # the results folder
+    results,                   # `Results`
     corpora: str = 'ravdess',  # whose clips
     protocols=('paper', 'emobox')
 ) -> pd.DataFrame:             # observation, published, rule, protocol, measured, verdict, and in how many runs or resamples it holds
@@ -318,7 +318,7 @@ def observations(
     runs, rows = tested(results, corpora), []
     for o in OBSERVATIONS:
         for p in protocols:
-            try: told, holds, each, said = o.test(runs[runs.protocol == p], results)
+            try: told, holds, each, said = o.test(results, runs[runs.protocol == p])
             except SerError as e: told, verdict, same = str(e), 'not run', ''
             else:
                 share = np.mean(each)
@@ -398,8 +398,8 @@ def _interval(r, m, protocol):
     return f'95 % interval {100*r[f"{m}_lo"]:.0f} to {100*r[f"{m}_hi"]:.0f}'
 
 def headline(
+    results,                       # `Results`
     runs,                          # facts of runs, as `tested` gives them
-    results=None,                  # the results folder
     protocols=('paper', 'emobox')
 ):                                 # elements
     "The test score of each protocol's best model, which validation has chosen."
@@ -407,7 +407,7 @@ def headline(
     for p in protocols:
         if not ((runs.protocol == p) & (runs.n_valid > 0)).any(): continue
         best, m = best_by_validation(runs[runs.protocol == p]), 'accuracy' if p in RANDOM else 'uar'
-        r = summarise(best, results, parts=['test']).iloc[0]
+        r = summarise(results, best, parts=['test']).iloc[0]
         tiles.append(Div(f'Speakers {_speakers(p)}', B(f'{r[m]:.1%}'),
                          'accuracy' if p in RANDOM else 'UAR, the mean recall of the emotions', ' (', Code(p), ' protocol)',
                          P(Small(f'{_interval(r, m, p)} on {r.n_clips} test clips; {model_name(best.iloc[0])}, chosen on validation')), cls='tile'))
@@ -453,7 +453,7 @@ FIGURES = {
            True, fig_waveforms)}
 
 def draw_figures(
-    results=None,              # the results folder
+    results,                   # `Results`
     df=None,                   # a corpus frame, its recordings at hand; without it the figures that need them are left out
     corpora: str = 'ravdess',  # whose results
 ) -> tuple:                    # number -> PNG, number -> why it is missing
@@ -495,19 +495,19 @@ def _frame_html(df):
 _OURS = r'(figure\d|gap|pairs_\w+|calibration|fairness|ablation)\.(png|csv)'   # the files that not every report has
 
 def usual_corpora(
-    results=None  # the results folder
+    results       # `Results`
 ) -> str:         # RAVDESS where there are runs of it, or none at all; else what has most runs
     "Whose results a report shows that is not told."
-    every = load_runs(results).corpora
+    every = results.runs.corpora
     return 'ravdess' if not len(every) or (every == 'ravdess').any() else every.mode()[0]
 
 def write_report(
-    results=None,          # the results folder
+    results,               # `Results`
     out='report',          # the folder to write to
     df=None,               # the corpus frame, its recordings at hand, for the figures that show them
     title: str = None,
     notes=(),              # sentences about this run, such as the settings that were shrunk
-    committed=None,        # results on real speech to show beside synthetic ones; those of the checkout without it
+    committed=None,        # `Results` on real speech to show beside synthetic ones; default the published ones
     corpora: str = None,   # whose results; those of `df`, else as `usual_corpora` says
 ) -> Path:                 # the page
     "Write table1.csv, table1.md, figure1.png to figure5.png, a table and a picture of each comparison, and index.html with all of it."
@@ -553,10 +553,10 @@ def _page(title, corpora, results, runs, table, pictures, missing, seen, notes, 
     if synth: again.append(P('The same at full size, with the real recordings in a folder: ', Code('make reproduce DATA=DIR')))
     again += [P('The page can be drawn again from the stored results with ', Code('ser_report'), '.'), _made_with(runs)]
     parts = {
-        'Result': [*headline(runs, results), P(unseen_cost(table))],
+        'Result': [*headline(results, runs), P(unseen_cost(table))],
         'Table 1': [P(*how), *table_html(table, not synth)],
         'What was shrunk to end within minutes' if synth else 'Notes': [Ul(*map(Li, notes))] if notes else [],
-        'Table 1 on real speech': _real_table(committed or repo_path()/'results') if synth else [],
+        'Table 1 on real speech': _real_table(committed or Results(repo_path()/'results')) if synth else [],
         'Figures': figures,
         'Beyond the paper: who is tested, and is it more than chance?': more,
         'The paper\'s observations' + (', asked of the synthetic corpus' if synth else ''): observations_html(seen, not synth),

@@ -8,7 +8,7 @@ from joblib.externals.loky import get_reusable_executor
 from ser_fastai import cli, experiment as X, results as R
 from ser_fastai.core import SerError
 from ser_fastai.recipes import RECIPES
-from ser_fastai.results import done, load_predictions, load_runs
+from ser_fastai.results import Results
 from test_train import cache, made, small
 
 def test_two_programs_share_a_grid(made, tmp_path, monkeypatch):
@@ -19,10 +19,10 @@ def test_two_programs_share_a_grid(made, tmp_path, monkeypatch):
         if len([t for t, _ in trained if t == get_ident()]) == 1: both.wait(60)   # the first training of each goes on once both have begun one
         return real(df, features, s, *rest)
     monkeypatch.setitem(X.TRAINERS, 'svm', svm)
-    with ThreadPoolExecutor(2) as ex: grids = list(ex.map(lambda _: X.run_grid(made[0], [RECIPES['svm']], ['loso'], results=tmp_path), range(2)))
+    with ThreadPoolExecutor(2) as ex: grids = list(ex.map(lambda _: X.run_grid(made[0], [RECIPES['svm']], ['loso'], folder=tmp_path), range(2)))
     assert all(set(rows.status) == {'done'} for rows in grids)
     assert sorted(s for _, s in trained) == [f'made_{i}' for i in range(5)] and len({t for t, _ in trained}) == 2
-    assert len(pd.read_csv(tmp_path/'runs.csv')) == 5
+    assert len(Results(tmp_path).runs) == 5
 
 HOLD = 'import sys, time; from filelock import FileLock; lock = FileLock(sys.argv[1]); lock.acquire(); print("held", flush=True); time.sleep(99)'
 
@@ -40,20 +40,20 @@ def test_a_killed_process_blocks_nobody(made, tmp_path, monkeypatch):
 def test_runs_side_by_side_are_the_same_runs(made, tmp_path):
     df, d = made
     recipes = [RECIPES['svm'], small('lstm', d)]
-    one, two = (X.run_grid(df, recipes, ['loso'], folds=[0, 1], results=tmp_path/str(jobs), jobs=jobs) for jobs in (1, 2))
+    one, two = (X.run_grid(df, recipes, ['loso'], folds=[0, 1], folder=tmp_path/str(jobs), jobs=jobs) for jobs in (1, 2))
     assert one.equals(two) and set(two.status) == {'done'}
-    for run in one.run: assert load_predictions(run, results=tmp_path/'1').equals(load_predictions(run, results=tmp_path/'2'))
+    for run in one.run: assert Results(tmp_path/'1').predictions(run).equals(Results(tmp_path/'2').predictions(run))
 
 def test_a_killed_worker_ends_a_grid_in_a_sentence(made, tmp_path):
-    def ended(): return len(load_runs(tmp_path))
+    def ended(): return len(Results(tmp_path).runs)
     def killer():   # the processes of the test before are still there, so this one is quick
         while not ended(): time.sleep(.02)
         next(c for c in psutil.Process().children(recursive=True) if 'popen_loky' in ' '.join(c.cmdline())).kill()
     thread = Thread(target=killer)
     thread.start()
-    with pytest.raises(SerError, match='fewer --jobs'): X.run_grid(made[0], [RECIPES['svm']], ['loso'], seeds=range(6), results=tmp_path, jobs=2)
+    with pytest.raises(SerError, match='fewer --jobs'): X.run_grid(made[0], [RECIPES['svm']], ['loso'], seeds=range(6), folder=tmp_path, jobs=2)
     thread.join()
-    assert 0 < ended() < 30 and set(load_runs(tmp_path).status) == {'done'}
+    assert 0 < ended() < 30 and set(Results(tmp_path).runs.status) == {'done'}
 
 def test_workers_import_from_the_environment_only(made, tmp_path, monkeypatch):
     "A folder with modules of the user that are called as standard ones are."
@@ -61,7 +61,7 @@ def test_workers_import_from_the_environment_only(made, tmp_path, monkeypatch):
     for name in ('random', 'json', 'copy', 'logging', 'queue'): (tmp_path/f'{name}.py').write_text('raise SystemExit(f"{__file__} was imported")')
     monkeypatch.chdir(tmp_path), monkeypatch.syspath_prepend(''), monkeypatch.delenv('PYTHONSAFEPATH', raising=False)
     path = sys.path[:]
-    rows = X.run_grid(made[0], [RECIPES['svm']], ['loso'], folds=[0, 1], results=tmp_path/'results', jobs=2)
+    rows = X.run_grid(made[0], [RECIPES['svm']], ['loso'], folds=[0, 1], folder=tmp_path/'results', jobs=2)
     assert set(rows.status) == {'done'} and sys.path == path and 'PYTHONSAFEPATH' not in os.environ
 
 @pytest.mark.parametrize('said, told', [
@@ -79,31 +79,31 @@ def test_synthetic_figures_are_refused_before_the_training(made, tmp_path, monke
     df = made[0].assign(corpus='synth')
     for f in X.run_one, X.run_grid:
         a = ('loso',) if f is X.run_one else ([RECIPES['svm']], ['loso'])
-        with pytest.raises(SerError, match='real speech only'): f(df, *((RECIPES['svm'],) if f is X.run_one else ()), *a, results=tmp_path/'results')
+        with pytest.raises(SerError, match='real speech only'): f(df, *((RECIPES['svm'],) if f is X.run_one else ()), *a, folder=tmp_path/'results')
 
 def test_every_finished_run_is_listed_at_once(made, tmp_path, monkeypatch):
     listed, real = [], X.TRAINERS['svm']
     def svm(*args):
-        listed.append(len(pd.read_csv(tmp_path/'runs.csv')))
+        listed.append(len(Results(tmp_path).runs))
         if len(listed) == 2: raise RuntimeError('out of memory')
         return real(*args)
     monkeypatch.setitem(X.TRAINERS, 'svm', svm)
-    X.run_grid(made[0], [RECIPES['svm']], ['loso'], folds=[0, 1, 2], results=tmp_path)
-    assert listed == [0, 1, 2] and list(pd.read_csv(tmp_path/'runs.csv').status.value_counts()[['done', 'failed']]) == [2, 1]
+    X.run_grid(made[0], [RECIPES['svm']], ['loso'], folds=[0, 1, 2], folder=tmp_path)
+    assert listed == [0, 1, 2] and list(Results(tmp_path).runs.status.value_counts()[['done', 'failed']]) == [2, 1]
 
 def test_what_leaks_is_said_once_before_a_run(made, tmp_path, capsys):
     df, svm = made[0], RECIPES['svm']
-    X.run_one(df, svm, 'loso', results=tmp_path)
+    X.run_one(df, svm, 'loso', folder=tmp_path)
     X.sweep(df, [svm], 'loso', 1)
-    X.run_grid(df, [svm], ['loso'], results=tmp_path)
+    X.run_grid(df, [svm], ['loso'], folder=tmp_path)
     said = [line.split(':')[:2] for line in capsys.readouterr().out.splitlines() if 'in training' in line]
     assert said == [['loso fold 0', ' clean'], ['loso fold 1', ' clean'], ['loso fold 0', ' clean']]
-    X.run_one(df, svm, 'loso', results=tmp_path); X.run_grid(df, [svm], ['loso'], results=tmp_path)
+    X.run_one(df, svm, 'loso', folder=tmp_path); X.run_grid(df, [svm], ['loso'], folder=tmp_path)
     assert 'in training' not in capsys.readouterr().out                                        # nothing was run
 
 def test_a_run_of_other_clips_is_not_taken_for_this_one(made, tmp_path):
     df, svm = made[0], RECIPES['svm']
-    grid = lambda df: X.run_grid(df, [svm], ['loso', 'paper'], folds=[0], results=tmp_path)
+    grid = lambda df: X.run_grid(df, [svm], ['loso', 'paper'], folds=[0], folder=tmp_path)
     run = grid(df).run[0]
     before = {f: f.stat().st_mtime_ns for f in tmp_path.rglob('*.json')}
     assert len(before) == 2 and set(grid(df).status) == {'done'}
@@ -113,17 +113,17 @@ def test_a_run_of_other_clips_is_not_taken_for_this_one(made, tmp_path):
     for other in others.values():
         with pytest.raises(SerError, match='was made of other clips.*--results.*delete') as e: grid(other)
         assert '\n' not in str(e.value)
-        with pytest.raises(SerError, match=run): X.run_one(other, svm, 'loso', results=tmp_path)
+        with pytest.raises(SerError, match=run): X.run_one(other, svm, 'loso', folder=tmp_path)
     assert before == {f: f.stat().st_mtime_ns for f in tmp_path.rglob('*.json')}
-    (tmp_path/'runs'/f'{run}.json').unlink()
-    assert X.run_one(part, svm, 'loso', results=tmp_path) == run and done(run, tmp_path)       # as the sentence says
+    (tmp_path/run/'facts.json').unlink()
+    assert X.run_one(part, svm, 'loso', folder=tmp_path) == run and Results(tmp_path).done(run)       # as the sentence says
 
 def test_a_checkpoint_of_other_clips_is_not_taken_up(made, tmp_path, monkeypatch):
     df, asked = made[0], []
     def stop(*args): asked.append(args[-1]); raise KeyboardInterrupt
     monkeypatch.setitem(X.TRAINERS, 'svm', stop)
     for other in df, df, df.assign(sha='f' + df.sha.str[1:]):
-        with pytest.raises(KeyboardInterrupt): X.run_one(other, RECIPES['svm'], 'loso', results=tmp_path)
+        with pytest.raises(KeyboardInterrupt): X.run_one(other, RECIPES['svm'], 'loso', folder=tmp_path)
     assert asked[0] == asked[1] != asked[2]
 
 def test_a_cache_without_room_for_locks_is_one_sentence(made, tmp_path, monkeypatch, capsys):
@@ -134,7 +134,7 @@ def test_a_cache_without_room_for_locks_is_one_sentence(made, tmp_path, monkeypa
             m.setattr(where, what, denied)
             with pytest.raises(SerError, match='locks cannot be written.*Permission denied.*set SER_CACHE'): X._lock('a-run', True)
     monkeypatch.setattr(X, '_lock', lambda run, wait: (_ for _ in ()).throw(SerError('no lock')))
-    rows = X.run_grid(df, [svm], ['loso'], folds=[0], results=tmp_path)
+    rows = X.run_grid(df, [svm], ['loso'], folds=[0], folder=tmp_path)
     assert list(rows.status) == ['failed'] and not list(tmp_path.rglob('*.json'))
     capsys.readouterr(); cli._show_runs(rows, tmp_path)
     assert 'failed' in (said := capsys.readouterr().out) and 'not run: no lock' in said and 'Traceback' not in said

@@ -43,14 +43,14 @@ def made(tmp_path_factory):
     return results
 
 def verdicts(results, corpora='ravdess', protocol='paper'):
-    seen = P.observations(results, corpora)
+    seen = P.observations(R.Results(results), corpora)
     return seen[seen.protocol == protocol].set_index('observation').verdict
 
 @pytest.fixture(scope='module')
 def page(made, tmp_path_factory):
     out = tmp_path_factory.mktemp('out')
     for old in 'figure1.png', 'pairs_emobox.csv', 'gap.png', 'mine.csv': (out/old).write_bytes(b'of an earlier report, but for the last')
-    return P.write_report(made, out)
+    return P.write_report(R.Results(made), out)
 
 def test_whole_page(page):
     out, text = page.parent, page.read_text()
@@ -78,7 +78,7 @@ def test_the_cost_of_few_speakers_stands_apart():
     assert P.unseen_cost(t[3:]) == ''
 
 def test_same_bytes_twice(page, made, tmp_path):
-    P.write_report(made, tmp_path)
+    P.write_report(R.Results(made), tmp_path)
     a, b = ({f.name: f.read_bytes() for f in d.iterdir() if f.name != 'mine.csv'} for d in (tmp_path, page.parent))
     assert a == b
 
@@ -87,7 +87,7 @@ def test_synthetic_stands_alone(made, tmp_path):
     for r, c in dict(svm=None, plain=curves(.1, 1.6), aug=curves(1., 1.2)).items(): save(tmp_path/'r', RECIPES[r], df, losses=c)
     def published(committed):
         out = tmp_path/f'out{bool(committed)}'
-        text = P.write_report(tmp_path/'r', out, notes=['Epochs: 2 instead of 30'], committed=committed or tmp_path/'nowhere').read_text()
+        text = P.write_report(R.Results(tmp_path/'r'), out, notes=['Epochs: 2 instead of 30'], committed=R.Results(committed or tmp_path/'nowhere')).read_text()
         assert 'say nothing about people' in text and 'Epochs: 2 instead of 30' in text
         for f in ('table1.md', 'table1.csv'): assert not re.search(r'published|51\.7|0\.517', (out/f).read_text())
         return '51.7 / 50.9' in text, 'near 2.9' in text
@@ -101,30 +101,30 @@ def test_escapes(tmp_path):
     lstm = RECIPES['lstm']
     failed = dict(run='x', **R.recipe_facts(lstm), corpora=df.corpus[0], test_corpora=df.corpus[0], protocol='paper', fold=0, seed=0,
                   n_params=0, n_train=0, seconds=1., device=evil, versions={evil: evil}, commit='', error=evil)
-    R.save_run(failed, results=tmp_path/'r')
-    text = P.write_report(tmp_path/'r', tmp_path/'out', title=evil, notes=[evil]).read_text()
+    R.save_run(failed, folder=tmp_path/'r')
+    text = P.write_report(R.Results(tmp_path/'r'), tmp_path/'out', title=evil, notes=[evil]).read_text()
     assert '<script' not in text and text.count('&lt;script&gt;') >= 6 and '<i>' not in text
 
 def test_nothing_run(tmp_path):
-    text = P.write_report(tmp_path/'nowhere', tmp_path/'out').read_text()
+    text = P.write_report(R.Results(tmp_path/'nowhere'), tmp_path/'out').read_text()
     assert 'Nothing has been run yet' in text and text.count('<img') == 0
-    assert set(P.observations(tmp_path/'nowhere').verdict) == {'not run'}
+    assert set(P.observations(R.Results(tmp_path/'nowhere')).verdict) == {'not run'}
 
 def test_folder_that_cannot_be_written(tmp_path):
     (tmp_path/'file').write_text('')
-    with pytest.raises(SerError, match='cannot be written'): P.write_report(tmp_path/'nowhere', tmp_path/'file')
+    with pytest.raises(SerError, match='cannot be written'): P.write_report(R.Results(tmp_path/'nowhere'), tmp_path/'file')
 
 def test_best_is_chosen_on_validation(tmp_path):
     df = corpus()
     good = save(tmp_path, RECIPES['plain'], df, right=.3, valid_right=.9)
     save(tmp_path, RECIPES['aug'], df, right=.95, valid_right=.4)
-    assert list(P.best_by_validation(P.tested(tmp_path), P.CNNS).run) == [good]
+    assert list(P.best_by_validation(P.tested(R.Results(tmp_path)), P.CNNS).run) == [good]
 
 def test_pairs_share_their_splits(tmp_path):
     df = corpus()
     for seed in range(3): save(tmp_path, RECIPES['plain'], df, seed=seed, losses=curves(.1, 1.6))
     save(tmp_path, RECIPES['aug'], df, seed=2, losses=curves(1., 1.2))
-    both, c = P.loss_pair(P.tested(tmp_path), tmp_path)
+    both, c = P.loss_pair(R.Results(tmp_path), P.tested(R.Results(tmp_path)))
     assert sorted(both.seed) == [2, 2] and [len(x) for x in c.values()] == [5, 5]
 
 def test_verdicts_follow_the_numbers(made, tmp_path):
@@ -142,12 +142,12 @@ def test_verdicts_follow_the_numbers(made, tmp_path):
 def test_what_holds_in_some_runs_only_is_undecided(tmp_path):
     df = corpus()
     for seed, valid in enumerate((1.6, .9)): save(tmp_path, RECIPES['lstm'], df, seed=seed, losses=curves(.5, valid))
-    seen = P.observations(tmp_path, 'ravdess').set_index(['observation', 'protocol']).loc[('The LSTM overfits', 'paper')]
+    seen = P.observations(R.Results(tmp_path), 'ravdess').set_index(['observation', 'protocol']).loc[('The LSTM overfits', 'paper')]
     assert (seen.verdict, seen.holds_in) == ('undecided', '1 of 2 runs')
 
 def test_corpora_that_lack_an_emotion(tmp_path):
     save(tmp_path, RECIPES['plain'], corpus('emodb', labels=('neutral', 'happy', 'sad', 'angry', 'disgust')), losses=curves(.1, 1.6))
-    seen = P.observations(tmp_path, 'emodb').set_index(['observation', 'protocol'])
+    seen = P.observations(R.Results(tmp_path), 'emodb').set_index(['observation', 'protocol'])
     assert 'no clips of calm' in seen.measured['Neutral and calm are confused', 'paper']
     assert seen.verdict['Disgust and angry are the weak classes', 'paper'] != 'not run'
 

@@ -8,7 +8,7 @@ from ser_fastai.core import SerError
 from ser_fastai.recipes import RECIPES, Recipe, adapt, weights_name
 from ser_fastai.metrics import metrics
 from ser_fastai.models import cnn
-from ser_fastai.results import load_predictions, load_runs, read_run
+from ser_fastai.results import Results
 from ser_fastai.splits import split
 
 EMOTIONS = 'neutral', 'sad', 'angry'
@@ -194,10 +194,10 @@ def test_tiny_corpora(made):
 def test_weights_are_called_what_they_are(made, tmp_path):
     df, d = made
     imagenet = replace(small('cnn_transfer', d), weights='imagenet')
-    run = X.run_one(df, imagenet, 'loso', weights=d/'squeeze.pth', results=tmp_path)         # the file counts, not the recipe's word
-    assert read_run(run, tmp_path)['weights'] == weights_name(d/'squeeze.pth') and str(d) not in json.dumps(read_run(run, tmp_path))
+    run = X.run_one(df, imagenet, 'loso', weights=d/'squeeze.pth', folder=tmp_path)         # the file counts, not the recipe's word
+    assert Results(tmp_path).find(run)['weights'] == weights_name(d/'squeeze.pth') and str(d) not in json.dumps(Results(tmp_path).find(run))
     with pytest.raises(SerError, match='squeeze@.*pass its file'): X.train(df, small('cnn_transfer', d), split(df, 'loso'))
-    with pytest.raises(SerError, match='gone.pth does not exist'): X.run_grid(df, [imagenet], ['loso'], weights=d/'gone.pth', results=tmp_path)
+    with pytest.raises(SerError, match='gone.pth does not exist'): X.run_grid(df, [imagenet], ['loso'], weights=d/'gone.pth', folder=tmp_path)
 
 def test_options(made):
     _, d = made
@@ -220,7 +220,7 @@ def counted(monkeypatch):
 def test_a_killed_grid_goes_on(made, tmp_path, counted):
     df, _ = made
     seen, stop = counted
-    grid = lambda: X.run_grid(df, [RECIPES['svm']], ['loso', 'paper'], results=tmp_path)
+    grid = lambda: X.run_grid(df, [RECIPES['svm']], ['loso', 'paper'], folder=tmp_path)
     stop[0] = 3
     with pytest.raises(KeyboardInterrupt): grid()
     assert len(seen) == 3 == len(pd.read_csv(tmp_path/'runs.csv'))
@@ -230,7 +230,7 @@ def test_a_killed_grid_goes_on(made, tmp_path, counted):
     before = {f: f.read_bytes() for f in tmp_path.rglob('*.*') if f.suffix in ('.csv', '.json')}
     assert set(grid().status) == {'done'} and len(seen) == 6                                  # nothing is run again
     assert before == {f: f.read_bytes() for f in tmp_path.rglob('*.*') if f.suffix in ('.csv', '.json')}
-    assert len(load_predictions(rows.run[rows.protocol == 'loso'], results=tmp_path)) == len(df)
+    assert len(Results(tmp_path).predictions(rows.run[rows.protocol == 'loso'])) == len(df)
 
 def test_a_failed_run_is_recorded_and_the_grid_goes_on(made, tmp_path, counted, monkeypatch):
     df, d = made
@@ -238,24 +238,24 @@ def test_a_failed_run_is_recorded_and_the_grid_goes_on(made, tmp_path, counted, 
     def no_network(url, path): raise SerError('no network')
     monkeypatch.setattr(cnn, 'fetch', no_network); cnn._fetch.cache_clear()
     transfer = replace(small('cnn_transfer', d), weights='imagenet')
-    rows = X.run_grid(df, [transfer, RECIPES['svm']], ['loso'], folds=[0], results=tmp_path)
+    rows = X.run_grid(df, [transfer, RECIPES['svm']], ['loso'], folds=[0], folder=tmp_path)
     assert list(rows.status) == ['failed', 'done']
-    runs = load_runs(tmp_path).set_index('recipe')
+    runs = Results(tmp_path).runs.set_index('recipe')
     assert list(runs.status) == ['failed', 'done'] and 'no network' in runs.error['cnn_transfer'] and 'pass --weights' in rows.error[0]
     assert not (tmp_path/'predictions'/f'{rows.run[0]}.csv').exists()
     def broken(*args): raise RuntimeError(f'out of memory in {X.Path.home()}/x')
     monkeypatch.setitem(X.TRAINERS, 'lstm', broken)
-    rows = X.run_grid(df, [small('lstm', d), RECIPES['svm']], ['loso'], folds=[0, 1], results=tmp_path)
+    rows = X.run_grid(df, [small('lstm', d), RECIPES['svm']], ['loso'], folds=[0, 1], folder=tmp_path)
     assert list(rows.status) == ['failed', 'done']*2 and rows.error[0] == 'RuntimeError: out of memory in ~/x'
     monkeypatch.undo()
     monkeypatch.setenv('SER_CACHE', str(d/'cache'))
-    assert list(X.run_grid(df, [small('lstm', d)], ['loso'], folds=[0], results=tmp_path).status) == ['done']  # what failed may be tried again
-    assert read_run(rows.run[0], tmp_path)['error'] is None
+    assert list(X.run_grid(df, [small('lstm', d)], ['loso'], folds=[0], folder=tmp_path).status) == ['done']  # what failed may be tried again
+    assert Results(tmp_path).find(rows.run[0])['error'] is None
 
 def test_a_killed_training_goes_on(made, tmp_path, monkeypatch):
     df, d = made
     recipe, seen = small('cnn_scratch_aug', d, epochs=4, arch='squeezenet1_1'), []
-    whole = X.run_one(df, recipe, 'loso', results=tmp_path/'whole')
+    whole = X.run_one(df, recipe, 'loso', folder=tmp_path/'whole')
     monkeypatch.setattr(T.Checkpoint.__init__, '__defaults__', (0.,))                          # after every epoch
     def stop(self):
         seen.append(len(self.rows))
@@ -263,14 +263,14 @@ def test_a_killed_training_goes_on(made, tmp_path, monkeypatch):
         real(self)
     real = T.Curves.after_epoch
     monkeypatch.setattr(T.Curves, 'after_epoch', stop)
-    with pytest.raises(KeyboardInterrupt): X.run_one(df, recipe, 'loso', results=tmp_path/'cut')
+    with pytest.raises(KeyboardInterrupt): X.run_one(df, recipe, 'loso', folder=tmp_path/'cut')
     kept = list((d/'cache'/'checkpoints').glob('*.pt'))
-    assert len(kept) == 1 and not load_runs(tmp_path/'cut').shape[0]
+    assert len(kept) == 1 and not Results(tmp_path/'cut').runs.shape[0]
     torch.save(torch.load(kept[0], weights_only=True) | dict(seconds=3600.), kept[0])          # an hour, had it been a real one
-    run = X.run_one(df, recipe, 'loso', results=tmp_path/'cut')
-    assert 3600 < read_run(run, tmp_path/'cut')['seconds'] < 4000
+    run = X.run_one(df, recipe, 'loso', folder=tmp_path/'cut')
+    assert 3600 < Results(tmp_path/'cut').find(run)['seconds'] < 4000
     assert seen == [0, 1, 1, 1, 2, 3] and not kept[0].exists()                                # passed over the first epoch, then trained three
-    assert load_predictions(run, results=tmp_path/'cut').equals(load_predictions(whole, results=tmp_path/'whole'))
+    assert Results(tmp_path/'cut').predictions(run).equals(Results(tmp_path/'whole').predictions(whole))
 
 @pytest.mark.parametrize('why', [OSError(28, 'No space left on device'), RuntimeError('PytorchStreamWriter failed writing file')], ids=['system', 'torch'])
 def test_a_full_cache_costs_the_checkpoint_and_not_the_training(made, tmp_path, monkeypatch, capsys, why):
@@ -278,27 +278,27 @@ def test_a_full_cache_costs_the_checkpoint_and_not_the_training(made, tmp_path, 
     def full(*args): raise why
     monkeypatch.setattr(T.Checkpoint.__init__, '__defaults__', (0.,))
     monkeypatch.setattr(T.torch, 'save', full)
-    run = X.run_one(df, small('lstm', d, epochs=2), 'loso', results=tmp_path)
-    assert read_run(run, tmp_path)['status'] == 'done' and not list((d/'cache'/'checkpoints').glob('*'))
+    run = X.run_one(df, small('lstm', d, epochs=2), 'loso', folder=tmp_path)
+    assert Results(tmp_path).find(run)['status'] == 'done' and not list((d/'cache'/'checkpoints').glob('*'))
     assert 'cannot write ' in ''.join(capsys.readouterr())
 
 def test_a_split_that_breaks_its_promise_does_not_start(made, tmp_path):
     df, _ = made
     wrong = df.assign(sha=df.sha.where(df.index != 3, df.sha[0]))                              # one recording under two speakers' names
     assert wrong.speaker[0] != wrong.speaker[3]
-    rows = X.run_grid(wrong, [RECIPES['svm']], ['loso', 'paper'], results=tmp_path)
+    rows = X.run_grid(wrong, [RECIPES['svm']], ['loso', 'paper'], folder=tmp_path)
     failed = rows[rows.status == 'failed']
-    assert set(failed.protocol) == {'loso'} and 1 <= len(failed) <= 2 and read_run(failed.run.iloc[0], tmp_path)['status'] == 'failed'
-    with pytest.raises(SerError): X.run_one(wrong, RECIPES['svm'], 'loso', int(failed.fold.iloc[0]), results=tmp_path)
+    assert set(failed.protocol) == {'loso'} and 1 <= len(failed) <= 2 and Results(tmp_path).find(failed.run.iloc[0])['status'] == 'failed'
+    with pytest.raises(SerError): X.run_one(wrong, RECIPES['svm'], 'loso', int(failed.fold.iloc[0]), folder=tmp_path)
 
 def test_cross_names_what_was_learnt_and_what_was_tested(made, tmp_path):
     df, _ = made
     both = pd.concat([df, df[df.emotion != 'sad'].assign(corpus='other', clip='other/' + df['clip'], speaker='other_' + df.speaker, sha='f' + df.sha.str[1:])],
                      ignore_index=True)
-    rows = X.run_grid(both, [RECIPES['svm']], ['cross'], results=tmp_path)
-    facts = [read_run(r, tmp_path) for r in rows.run]
+    rows = X.run_grid(both, [RECIPES['svm']], ['cross'], folder=tmp_path)
+    facts = [Results(tmp_path).find(r) for r in rows.run]
     assert [(f['corpora'], f['test_corpora'], f['status']) for f in facts] == [('other', 'made', 'done'), ('made', 'other', 'done')]
-    pred = load_predictions(rows.run[0], results=tmp_path)
+    pred = Results(tmp_path).predictions(rows.run[0])
     assert set(pred.truth) == {'neutral', 'angry'} and 'sad' not in pred                       # the classes that both have
 
 def test_a_sweep_repeats_nothing_and_looks_at_no_test_clip(made, tmp_path, counted):
