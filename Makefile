@@ -12,9 +12,9 @@ CHECK   := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 NAMES   := python3 python3.13 python3.12 python3.11
 PYTHON  ?= $(or $(firstword $(foreach p,$(NAMES),$(shell $(p) -c '$(CHECK)' 2>/dev/null && echo $(p)))),python3)
 
-# Tests run without corpora, downloaded weights, earlier caches and network: the proxy refuses every connection.
+# Tests run without corpora, downloaded weights, earlier caches and network: the proxy refuses connections.
 TMP     := $(CURDIR)/.cache/test
-PROXY := http://127.0.0.1:9
+PROXY   := http://127.0.0.1:9
 OFFLINE := env -u SER_RESULTS SER_DATA="$(TMP)/no-corpora" SER_CACHE="$(TMP)/features" TORCH_HOME="$(TMP)/torch" \
            HF_HOME="$(TMP)/hf" HF_HUB_OFFLINE=1 MPLBACKEND=Agg OMP_NUM_THREADS=1 \
            http_proxy=$(PROXY) https_proxy=$(PROXY) HTTP_PROXY=$(PROXY) HTTPS_PROXY=$(PROXY) \
@@ -46,7 +46,7 @@ test: $(STAMP) ## compare modules and notebooks, run all notebooks and all tests
 	@echo "Running all tests"
 	@$(OFFLINE) $(LIMIT) $(BIN)/python -m pytest -rs -n 2 --dist loadfile --no-loadscope-reorder
 
-reproduce: $(STAMP) ## run the paper's experiment on the synthetic corpus, or on DATA=DIR [CORPORA=ravdess,savee]
+reproduce: $(STAMP) ## run the paper's experiment on a synthetic corpus, or on DATA=DIR [CORPORA=ravdess,savee]
 	@MPLBACKEND=Agg $(BIN)/ser_reproduce $(if $(DATA),--data "$(DATA)" --corpora $(CORPORA)) $(ARGS)
 
 slow: $(STAMP) ## run all notebooks with their slow cells on the corpora in DATA=DIR (hours)

@@ -25,8 +25,8 @@ class Clock(Callback):
     def after_batch(self):
         if self.training: self.steps.append([b - a for a, b in zip(self.start, self._now())])
 
-def made_up(n, n_frames=250):
-    "Spectrograms of noise; their content does not change the time."
+def random_spectrograms(n, n_frames=250):
+    "Corpus frame and features of random log-mels, whose content does not affect the time."
     rng = np.random.default_rng(0)
     df = pd.DataFrame(dict(clip=[str(i) for i in range(n)], emotion=[EMOTIONS[i % 8] for i in range(n)]))
     frames = rng.normal(scale=20, size=(n_frames, 128)).astype('float32')
@@ -40,9 +40,9 @@ def main(
     steps: int = 4,         # Steps per turn; the first of each turn is not counted
     reps: int = 3           # Turns per learner
 ):
-    "Images per second in training, fastai's learner and ours in turns."
+    "Images per second in training, for fastai's learner and ours in alternation."
     device = default_device()
-    df, feats = made_up(bs*steps + 2)
+    df, feats = random_spectrograms(bs*steps + 2)
     s = Split(np.arange(bs*steps), np.arange(bs*steps, len(df)), [])
     dls = spectrogram_dls(df, feats, s, Recipe('benchmark', bs=bs), size)
     cbs = {'fastai, fp32': [], 'channels last': [ChannelsLast()], 'channels last, bf16': speed_cbs(device)}
@@ -54,25 +54,25 @@ def main(
         else: learners[name] = vision_learner(dls, find_arch(arch), pretrained=False, metrics=accuracy)
         learners[name].add_cbs(cb)
     took = {}
-    def turns(names, said=''):
+    def run_turns(names, suffix=''):
         for i in range(reps):
             for name in names[i % len(names):] + names[:i % len(names)]:
                 clock = Clock()
                 with learners[name].no_bar(), learners[name].no_logging(): learners[name].fit(1, cbs=clock)
-                took.setdefault(name + said, []).extend(clock.steps[1:] or clock.steps)
-    turns(list(cbs))
+                took.setdefault(name + suffix, []).extend(clock.steps[1:] or clock.steps)
+    run_turns(list(cbs))
     keep_memory()          # affects the whole process, so it comes last
-    turns(list(cbs)[-1:], ', memory kept')
+    run_turns(list(cbs)[-1:], ', memory kept')
     wall, processor = ({k: np.median([x[j] for x in v]) for k, v in took.items()} for j in (0, 1))
     cuda = device.type == 'cuda'
     where = torch.cuda.get_device_name() if cuda else f'{torch.get_num_threads()} CPU threads'
     n = len(took['fastai, fp32'])
-    print(f'{arch}, {size} pixels, batches of {bs}, on {where}; medians of {n} steps, in turns')
+    print(f'{arch}, {size} pixels, batches of {bs}, on {where}; medians of {n} steps')
     precision = 'bf16' if use_bf16(device) else 'fp32 (no bf16 instructions, or SER_BF16=0)'
     print(f'precision of our training steps: {precision}')
     base = 'fastai, fp32'
     rows = [{'': k, 'images per second': f'{bs/wall[k]:.1f}', 'speed-up': f'{wall[base]/wall[k]:.2f}',
              'processor ms per image': f'{1000*processor[k]/bs:.1f}',
-             'times less': f'{processor[base]/processor[k]:.2f}'}
+             'processor speed-up': f'{processor[base]/processor[k]:.2f}'}
             for k in took]
     print(to_markdown(pd.DataFrame(rows)))
