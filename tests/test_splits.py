@@ -151,13 +151,13 @@ def test_paper_shares():
 REFUSED = {
     'no speakers':        (corpus([None], n=20, name='own'), SPEAKERS, 'names 0: use the paper protocol'),
     'one speaker':        (corpus('a', n=20, name='own'), SPEAKERS, 'names 1'),
-    'some speakers':      (corpus(['a', 'b', None], n=20, name='own'), SPEAKERS, '160 of 480 name none, own/None-neutral-0 for one: fill in'),
+    'some speakers':      (corpus(['a', 'b', None], n=20, name='own'), SPEAKERS, '160 of 480 name none, e.g. own/None-neutral-0: fill in'),
     'no sentences':       (corpus('ab', n=20, sentences=None), ['sentence'], 'two sentences, and this corpus names 0: .* add a sentence column'),
     'one sentence':       (corpus('ab', n=20, sentences='1'), ['sentence'], 'names 1'),
-    'some sentences':     (corpus('ab', n=21, sentences=['1', '2', None]), ['sentence'], '112 of 336 name none, ravdess/a-neutral-2 for one: fill in'),
+    'some sentences':     (corpus('ab', n=21, sentences=['1', '2', None]), ['sentence'], '112 of 336 name none, e.g. ravdess/a-neutral-2: fill in'),
     'a class a sentence': (pd.concat([corpus('ab', ['sad'], 20, sentences='1'), corpus('ab', ['angry'], 20, sentences='2')]), ['sentence'],
                            'leaves no clip of sad to train on in fold 0'),
-    'one corpus':         (FRAMES['ravdess'], ['cross'], 'ravdess is alone here: add another'),
+    'one corpus':         (FRAMES['ravdess'], ['cross'], 'there is only ravdess: add another'),
     'strangers':          (pd.concat([FRAMES['ravdess'], corpus([None], n=20, name='own')]), ['cross'], '160 of 928 name none'),
     'one shared class':   (pd.concat([FRAMES['ravdess'], corpus('ab', ['sad', 'bored'], name='own')]), ['cross'], 'own and ravdess share sad: leave'),
     'no shared class':    (pd.concat([FRAMES['ravdess'], corpus('ab', ['tired', 'bored'], name='own')]), ['cross'], 'own and ravdess share none: leave'),
@@ -221,11 +221,11 @@ def test_a_wrong_speaker_column_is_given_away_by_identical_samples():
     df = pd.concat([df, copy], ignore_index=True)
     for protocol in SPEAKERS:
         fold = next(k for k in range(n_folds(df, protocol)) if 'ravdess_01' in set(df.speaker.iloc[split(df, protocol, k).test]))
-        with pytest.raises(SerError, match=f'{protocol} fold {fold} promises an unseen speaker, but ravdess/Actor_01/03-01-01-01-01-01-01, which is tested, '
-                                           'and ravdess/copy, which is learnt, are the same recording: correct the speaker column'):
+        with pytest.raises(SerError, match=f'{protocol} fold {fold} promises an unseen speaker, but ravdess/Actor_01/03-01-01-01-01-01-01 in the test '
+                                           'and ravdess/copy in training are the same recording: correct the speaker column'):
             check_leaks(df, split(df, protocol, fold), protocol, fold)
     s = split(df, 'random10', fold := next(k for k in range(10) if len(df) - 1 in split(df, 'random10', k).test))
-    if 0 not in s.test: assert 'the very recording of 1 of' in str(leaks(df, s)) and 'too high' in str(check_leaks(df, s, 'random10', fold))
+    if 0 not in s.test: assert 'the same recording of 1 of' in str(leaks(df, s)) and 'too high' in str(check_leaks(df, s, 'random10', fold))
 
 def test_a_split_made_by_hand_is_held_to_the_promise():
     df = FRAMES['joint'].reset_index(drop=True)
