@@ -11,10 +11,11 @@ import soundfile as sf
 from ser_fastai import cli, core
 from ser_fastai.experiment import _why
 from ser_fastai.recipes import RECIPES
+from ser_fastai.results import Results
 from ser_fastai.splits import PROTOCOLS
 
 BIN = Path(sys.executable).parent
-COMMANDS = 'ser_download ser_corpora ser_run ser_reproduce ser_report ser_card ser_predict ser_export ser_app'.split()
+COMMANDS = 'ser_download ser_corpora ser_run ser_reproduce ser_publish ser_report ser_card ser_predict ser_export ser_app'.split()
 
 
 def sh(*args, cwd=None, **env):
@@ -145,15 +146,15 @@ def test_misuse_of_a_run_ends_before_the_training(voices, tmp_path, monkeypatch,
     with pytest.raises(SystemExit, match='2'): cli.ser_run(**(dict(corpora=str(voices), results='r') | args))
     told = capsys.readouterr().err
     assert said in told and len(told.strip().splitlines()) == 1
-    assert not list(tmp_path.rglob('runs/*.json')) and not (tmp_path/'cache').exists()
+    assert not list(tmp_path.rglob('facts.json')) and not (tmp_path/'cache').exists()
 
 
 def test_what_cannot_be_written_is_one_sentence(voices, tmp_path, monkeypatch, capsys):
     monkeypatch.delenv('SER_DATA', raising=False); monkeypatch.chdir(tmp_path); monkeypatch.setenv('SER_CACHE', str(tmp_path/'cache')); monkeypatch.setenv('SER_QUIET', '1')
     (tmp_path/'full').write_text('a file where a folder should be')
     cli.ser_run(corpora=str(voices), results='r')
-    run = next((tmp_path/'r'/'runs').glob('*.json'))
-    for command in (lambda: cli.ser_card(run.stem, results='r', out='full/card.md'), lambda: cli.ser_reproduce(out='full/out'), lambda: cli.ser_report(results='r', out='full/out')):
+    run = next((tmp_path/'r').glob('*/facts.json')).parent
+    for command in (lambda: cli.ser_card(run.name, results='r', out='full/card.md'), lambda: cli.ser_reproduce(out='full/out'), lambda: cli.ser_report(results='r', out='full/out')):
         capsys.readouterr()
         with pytest.raises(SystemExit, match='2'): command()
         told = capsys.readouterr().err
@@ -199,12 +200,12 @@ def test_run_own_corpus_then_resume(voices, tmp_path, monkeypatch):
     monkeypatch.setenv('SER_CACHE', str(tmp_path/'cache')); monkeypatch.setenv('SER_QUIET', '1')
     run = lambda: cli.ser_run(corpora=str(voices), recipes='svm', seeds='0-1', results=str(tmp_path/'r'))
     run()
-    files = sorted((tmp_path/'r'/'runs').glob('*.json'))
+    files = sorted((tmp_path/'r').glob('*/facts.json'))
     assert len(files) == 2 and all(json.loads(f.read_text())['status'] == 'done' for f in files)
     before = [f.stat().st_mtime_ns for f in files]
     run()
     assert [f.stat().st_mtime_ns for f in files] == before
-    assert len(pd.read_csv(tmp_path/'r'/'runs.csv')) == 2
+    assert len(list((tmp_path/'r').iterdir())) == 2
 
 
 def test_reproduce_rehearses_on_the_embedded_corpus(synth, tmp_path, monkeypatch, capsys):
@@ -216,7 +217,7 @@ def test_reproduce_rehearses_on_the_embedded_corpus(synth, tmp_path, monkeypatch
     assert page.is_file() and page.suffix == '.html' and {'table1.csv', 'table1.md', 'figure1.png'} <= {f.name for f in page.parent.iterdir()}
     assert 'synthetic' in out and 'resnet18 instead of resnet34' in out
     assert 'ImageNet weights of resnet18 are missing' in out      # offline: said, with the remedy, and the rest has run
-    runs = pd.read_csv(tmp_path/'out'/'results'/'runs.csv')
+    runs = Results(tmp_path/'out'/'runs').runs
     assert set(runs[runs.status == 'done'].recipe) == {'svm'} and set(runs[runs.status == 'failed'].recipe) == {'cnn_transfer'}
     svm = runs[runs.recipe == 'svm'].set_index('protocol').accuracy
     assert svm['paper'] > .3

@@ -1,5 +1,5 @@
 "Grids of several processes: nothing is trained twice, a killed process blocks nobody, and the list of runs keeps up."
-import os, re, subprocess, sys, time
+import os, re, shutil, subprocess, sys, time
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier, Thread, get_ident
 import pandas as pd, psutil, pytest
@@ -72,14 +72,24 @@ def test_memory_is_blamed_only_where_the_system_killed_a_worker(said, told):
     text = str(X._broken(X.BrokenProcessPool(said)))
     assert re.search(told, text) and ('memory' in text) == ('SIGKILL' in said) and '\n' not in text
 
-def test_synthetic_figures_are_refused_before_the_training(made, tmp_path, monkeypatch):
-    monkeypatch.setattr(R, 'repo_path', lambda: tmp_path)
-    (tmp_path/'settings.ini').write_text('')
+def test_a_published_store_takes_no_new_runs(made, tmp_path, monkeypatch):
     monkeypatch.setitem(X.TRAINERS, 'svm', lambda *args: pytest.fail('it was trained'))
-    df = made[0].assign(corpus='synth')
-    for f in X.run_one, X.run_grid:
-        a = ('loso',) if f is X.run_one else ([RECIPES['svm']], ['loso'])
-        with pytest.raises(SerError, match='real speech only'): f(df, *((RECIPES['svm'],) if f is X.run_one else ()), *a, folder=tmp_path/'results')
+    (tmp_path/'runs.csv').write_text(','.join(R.FACTS) + '\n')
+    with pytest.raises(SerError, match='published store: name another folder'): X.run_grid(made[0], [RECIPES['svm']], ['loso'], folder=tmp_path)
+
+def test_published_runs_are_not_repeated(made, tmp_path, monkeypatch):
+    "By default a run is looked for in both stores; with a folder of its own only there."
+    monkeypatch.setattr(R, 'repo_path', lambda: tmp_path)
+    monkeypatch.setenv('SER_RESULTS', str(tmp_path/'results'))
+    grid = lambda **kw: X.run_grid(made[0], [RECIPES['svm']], ['loso'], folds=[0], **kw)
+    run = grid().run[0]
+    R.publish()
+    shutil.rmtree(tmp_path/'runs')
+    with monkeypatch.context() as m:
+        m.setitem(X.TRAINERS, 'svm', lambda *args: pytest.fail('it was trained'))
+        assert list(grid().status) == ['done'] and not (tmp_path/'runs'/run).exists()
+        with pytest.raises(SerError, match='made of other clips.*--results'): X.run_grid(made[0][:-1], [RECIPES['svm']], ['loso'], folds=[0])
+    assert list(grid(folder=tmp_path/'other').status) == ['done'] and (tmp_path/'other'/run).exists()
 
 def test_every_finished_run_is_listed_at_once(made, tmp_path, monkeypatch):
     listed, real = [], X.TRAINERS['svm']
