@@ -152,7 +152,7 @@ def test_a_long_recording_is_judged_to_its_end(small, tmp_path):
 def test_temperature(tmp_path, trained, bundles, corpus):
     B.save_bundle(trained['lstm'], tmp_path/'warm', RECIPES['lstm'], temperature=2.)
     raw, warm = (P.Predictor(d).predict(corpus.path[0]) for d in (bundles/'lstm', tmp_path/'warm'))
-    want = softmax(np.log(np.maximum(raw, 5e-6))/2)
+    want = R.softmax(np.log(np.maximum(raw, 5e-6))/2)
     np.testing.assert_allclose(warm, want, atol=1e-9)
     assert 'not calibrated' in P.Predictor(bundles/'lstm').card and 'not calibrated' not in P.Predictor(tmp_path/'warm').card
 
@@ -282,7 +282,7 @@ def test_lists_and_standard_input(small, bundles, corpus, tmp_path, capsys, monk
     Path('none.csv').write_text('a,b\n1,2\n'); Path('bin.txt').write_bytes(bytes(range(256)))
     assert P.predict_paths(['-', 'none.csv', 'bin.txt'], bundles/'lstm') == 2
     lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 3 and lines[0].startswith('standard input cannot be read') and 'column "path"' in lines[1] and 'bin.txt' in lines[2]
+    assert len(lines) == 3 and lines[0].startswith('cannot read standard input') and 'column "path"' in lines[1] and 'bin.txt' in lines[2]
     Path('here/list.txt').write_text('0.wav\n.\n')
     assert P.predict_paths(['here/list.txt', 'here/*'], bundles/'lstm') == 1 and 'here is a folder' in capsys.readouterr().err
     Path('here/LIST.CSV').write_bytes(Path('here/list.csv').read_bytes())
@@ -390,7 +390,7 @@ def test_what_is_done_is_shown_though_the_rest_fails(how, format, bundles, corpu
         P.predict_paths([tmp_path/'broken.wav', *corpus.path[:3]], bundles/'lstm', format=format, timeline=True, plot=tmp_path/'pictures')
     out, err = capsys.readouterr()
     told = [str(path) in out for path in corpus.path[:3]]
-    assert told == [True, True, False] and len(err.splitlines()) == 1 and 'broken.wav cannot be read' in err
+    assert told == [True, True, False] and len(err.splitlines()) == 1 and 'cannot read' in err and 'broken.wav' in err
 
 def test_segments_of_many_windows():
     "Three hours: as a matrix of stretches by windows it would be 400 MB."
