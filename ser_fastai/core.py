@@ -29,9 +29,6 @@ ensure_home()   # before importing libraries that use the home folder
 
 # %% ../nbs/00_core.ipynb #adf73d58
 import numpy as np
-from fastcore.imports import IN_NOTEBOOK
-from fastcore.xdg import xdg_cache_home, xdg_data_home
-from tqdm.auto import tqdm
 
 # %% ../nbs/00_core.ipynb #943b57fc
 EMOTIONS = ('neutral', 'calm', 'happy', 'sad', 'angry', 'fearful', 'disgust', 'surprised')
@@ -91,12 +88,14 @@ def data_path(
     data=None  # folder; default `$SER_DATA`, else the user's data folder
 ) -> Path:     # folder with one folder per corpus
     "The folder of the corpora."
+    from fastcore.xdg import xdg_data_home   # here, as a deployed model runs without fastcore
     ensure_home()
     return user_path(data or os.environ.get('SER_DATA') or xdg_data_home()/'ser_fastai')
 
 # %% ../nbs/00_core.ipynb #2c4cf001
 def cache_path() -> Path:  # folder of computed features
     "The folder of cached features: `$SER_CACHE`, or the user's cache folder."
+    from fastcore.xdg import xdg_cache_home
     ensure_home()
     return user_path(os.environ.get('SER_CACHE') or xdg_cache_home()/'ser_fastai')
 
@@ -177,7 +176,7 @@ def seed_all(
 def shows_progress() -> bool:
     "Whether progress bars are drawn: in a terminal or a notebook, unless `SER_QUIET` is set."
     if os.environ.get('IN_TEST') or os.environ.get('SER_QUIET'): return False
-    try: return IN_NOTEBOOK or sys.stderr.isatty()
+    try: return 'ipykernel' in sys.modules or sys.stderr.isatty()
     except (AttributeError, ValueError): return False   # no error stream, or a closed one
 
 def progress(
@@ -187,6 +186,7 @@ def progress(
     **kwargs        # passed to `tqdm`
 ):
     "A tqdm bar, shown if `shows_progress()`."
+    from tqdm.auto import tqdm   # here, as a deployed model runs without tqdm
     return tqdm(it, total=total, desc=desc, disable=not shows_progress(), **kwargs)
 
 # %% ../nbs/00_core.ipynb #91f4c6d1

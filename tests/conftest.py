@@ -45,5 +45,5 @@ def synth(shared):
 def shipped(shared):
     "The bundle that ships, as an export; to be read only."
     pytest.importorskip('onnx'); pytest.importorskip('onnxruntime')
-    from ser_fastai.export import export_bundle
+    from ser_fastai.publish import export_bundle
     return shared('shipped', export_bundle)
