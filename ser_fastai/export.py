@@ -212,11 +212,11 @@ def _network_of(model, labels):
     return learn, list(labels or getattr(model, 'labels', ()))
 
 def _check_exportable(net, recipe, labels):
-    if recipe.model not in ('cnn', 'lstm') or not isinstance(net, nn.Module):
-        raise SerError(f'cannot export {recipe.name}: a {recipe.model} has no ONNX graph: export a CNN or an LSTM')
     if recipe.transductive:
         raise SerError(f'cannot export {recipe.name}: it standardises by {recipe.standardise}, '
                        'which needs more than one recording: export a recipe without')
+    if recipe.model not in ('cnn', 'lstm') or not isinstance(net, nn.Module):
+        raise SerError(f'cannot export {recipe.name}: a {recipe.model} has no ONNX graph: export a CNN or an LSTM')
     shapes = lambda m: {k: tuple(t.shape) for k, t in m.state_dict().items()}
     if shapes(empty_network(recipe, len(labels))) != shapes(net):
         raise SerError(f'the network is not the one of the recipe {recipe.name}: pass the recipe it was trained with')

@@ -10,7 +10,7 @@ from ser_fastai.data import LoadSpectrogram, spectrogram_dls
 from ser_fastai.models.cnn import cnn_learner
 from ser_fastai.models.lstm import train_lstm
 from ser_fastai.models.svm import mfcc_stats, svm_pipeline, train_svm
-from ser_fastai.bundles import save_bundle
+from ser_fastai.publish import save_bundle
 from ser_fastai.results import recipe_facts
 from ser_fastai.splits import Split
 
@@ -164,12 +164,6 @@ def test_a_transductive_recipe_says_so_and_makes_no_bundle(corpus, cache, tmp_pa
     t = train_svm(corpus, F.build_features(corpus, r, cache, 1), TRAIN, r)
     with pytest.raises(SerError, match='standardises by speaker'): save_bundle(t, tmp_path/'b', r)
     assert not (tmp_path/'b').exists()
-
-def test_an_augmented_recipe_makes_a_bundle(corpus, cache, tmp_path):
-    r = replace(R, model='svm', waveform='noise', copies=1)
-    t = train_svm(corpus, F.build_features(corpus, r, cache, 1), TRAIN, r)
-    p = save_bundle(t, tmp_path/'b', r, data=dict(corpora=[], clips=8, speakers=1))
-    assert p.is_dir()
 
 def test_label_smoothing_is_fastais(corpus, cache):
     feats = F.build_features(corpus, R, cache, 1)

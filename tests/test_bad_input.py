@@ -9,7 +9,7 @@ from ser_fastai.audio import resample
 from ser_fastai.core import SerError, one_line
 from ser_fastai.recipes import Recipe
 from ser_fastai.corpora import load_corpus
-from ser_fastai.bundles import train_bundle
+from ser_fastai.publish import train_bundle
 from ser_fastai.predict import Predictor, predict_paths
 from ser_fastai.synth import clip_path, make_clip
 

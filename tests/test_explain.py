@@ -12,7 +12,7 @@ from sklearn.metrics.pairwise import cosine_distances
 from torch import nn
 
 from ser_fastai import explain as I
-from ser_fastai.bundles import save_bundle
+from ser_fastai.publish import save_bundle
 from ser_fastai.core import SerError, seed_all
 from ser_fastai.recipes import Recipe
 from ser_fastai.corpora import load_csv
