@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FACTS', 'COMPUTED', 'CURVES', 'CLIPS', 'PARTS', 'MODEL', 'TESTED', 'PEERS', 'RANDOM', 'FEW', 'PAPER', 'run_id',
-           'recipe_facts', 'rounded', 'runs_path', 'save_run', 'read_table', 'Results', 'check_truth', 'publish',
+           'recipe_facts', 'rounded', 'read_table', 'runs_path', 'save_run', 'Results', 'check_truth', 'publish',
            'enough', 'scores', 'summarise', 'shared', 'complete_runs', 'whole_seeds', 'table1', 'percent',
            'show_table1', 'to_markdown']
 
@@ -85,6 +85,27 @@ def rounded(
     q[np.arange(len(q)), p.argmax(1)] += 1 - q.sum(1)
     return pd.concat([pred[['clip', 'truth']], pd.DataFrame(q.round(5), columns=labels)], axis=1)
 
+# %% ../nbs/22_results.ipynb #c53ec018
+def read_table(
+    path,        # a CSV file of a store, may be compressed
+    columns=(),  # expected first columns
+    **kwargs     # arguments of `pd.read_csv`
+) -> pd.DataFrame:
+    "Read a stored table; raise an error that names the file and the line."
+    try: df = pd.read_csv(path, skip_blank_lines=False, **kwargs)   # keeps the line numbers of error messages right
+    except FileNotFoundError: raise SerError(f'{path} is missing: restore it or repeat its run') from None
+    except (ValueError, EOFError, OSError) as e: raise SerError(f'cannot read {path} ({str(e).strip()}): restore it or repeat its run') from e
+    if list(df.columns[:len(columns)]) != list(columns):
+        raise SerError(f'{path} line 1: expected the columns {", ".join(columns)}; restore the file or repeat its run')
+    return df
+
+def _read_text(path, columns=()): return read_table(path, columns, dtype=str, keep_default_na=False)
+
+def _line_error(path, df, bad, what):
+    "Raise an error for the first row where `bad` is true; the index of `df` counts the rows of the file."
+    bad = np.asarray(bad)
+    if bad.any(): raise SerError(f'{path} line {df.index[bad.argmax()] + 2}: {what}; restore the file or repeat its run')
+
 # %% ../nbs/22_results.ipynb #ba915eb7
 def runs_path(
     folder=None  # a folder; default `runs/` of the checkout
@@ -148,27 +169,6 @@ def _write_folder(store, name, files):
         os.replace(tmp, target)
     finally: shutil.rmtree(tmp, ignore_errors=True)
     return target
-
-# %% ../nbs/22_results.ipynb #c53ec018
-def read_table(
-    path,        # a CSV file of a store, may be compressed
-    columns=(),  # expected first columns
-    **kwargs     # arguments of `pd.read_csv`
-) -> pd.DataFrame:
-    "Read a stored table; raise an error that names the file and the line."
-    try: df = pd.read_csv(path, skip_blank_lines=False, **kwargs)   # keeps the line numbers of error messages right
-    except FileNotFoundError: raise SerError(f'{path} is missing: restore it or repeat its run') from None
-    except (ValueError, EOFError, OSError) as e: raise SerError(f'cannot read {path} ({str(e).strip()}): restore it or repeat its run') from e
-    if list(df.columns[:len(columns)]) != list(columns):
-        raise SerError(f'{path} line 1: expected the columns {", ".join(columns)}; restore the file or repeat its run')
-    return df
-
-def _read_text(path, columns=()): return read_table(path, columns, dtype=str, keep_default_na=False)
-
-def _line_error(path, df, bad, what):
-    "Raise an error for the first row where `bad` is true; the index of `df` counts the rows of the file."
-    bad = np.asarray(bad)
-    if bad.any(): raise SerError(f'{path} line {df.index[bad.argmax()] + 2}: {what}; restore the file or repeat its run')
 
 # %% ../nbs/22_results.ipynb #f14c9aa3
 _WHOLE = ['epochs', 'fold', 'seed', 'n_params', 'n_train', 'n_valid', 'n_test']

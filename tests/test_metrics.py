@@ -95,7 +95,7 @@ def test_one_speaker_has_no_interval(rng):
     (lambda d: d.assign(calm=np.where(d.index == 0, .99, d.calm)), 2, 'sum to one'),
     (lambda d: d.assign(calm=d.calm.where(d.index != 1, d.calm - 2), sad=d.sad.where(d.index != 1, d.sad + 2)), 3, 'outside'),
     (lambda d: d.assign(truth=d.truth.where(d.index != 7, 'bored')), 9, 'not one of the labels'),
-    (lambda d: pd.concat([d, d[3:4]]), 202, 'duplicate clip'),
+    (lambda d: pd.concat([d, d[3:4]], ignore_index=True), 202, 'duplicate clip'),
     (lambda d: d.drop(columns='truth'), 1, 'columns'),
     (lambda d: d[['clip', 'truth']], 1, 'columns')])
 def test_damaged_predictions_are_refused(rng, spoil, line, said):
