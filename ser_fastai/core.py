@@ -195,7 +195,7 @@ def safe_imports():
     "Python processes started in this block do not import from the current folder."
     path, before = sys.path[:], os.environ.get('PYTHONSAFEPATH')
     wanted = set(os.environ.get('PYTHONPATH', '').split(os.pathsep)) - {''}   # set by the user
-    sys.path[:] = [p for p in path if p in wanted or os.path.abspath(p) != os.getcwd()]   # passed on by joblib
+    sys.path[:] = [p for p in path if p in wanted or os.path.abspath(p) != os.getcwd()]   # joblib reads it
     os.environ['PYTHONSAFEPATH'] = '1'
     try: yield
     finally:
