@@ -194,8 +194,8 @@ def progress(
 def safe_imports():
     "Python processes started in this block do not import from the current folder."
     path, before = sys.path[:], os.environ.get('PYTHONSAFEPATH')
-    wanted = set(os.environ.get('PYTHONPATH', '').split(os.pathsep)) - {''}   # the user asked for these folders
-    sys.path[:] = [p for p in path if p in wanted or os.path.abspath(p) != os.getcwd()]   # joblib hands the path on
+    wanted = set(os.environ.get('PYTHONPATH', '').split(os.pathsep)) - {''}   # set by the user
+    sys.path[:] = [p for p in path if p in wanted or os.path.abspath(p) != os.getcwd()]   # joblib reads it
     os.environ['PYTHONSAFEPATH'] = '1'
     try: yield
     finally:

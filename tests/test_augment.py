@@ -61,7 +61,7 @@ def test_clean_features_keep_their_entry_and_kinds_share_theirs(corpus, tmp_path
     assert len(entries(tmp_path)) == 4                                                          # what acts on images is not stored
 
 def test_a_wrong_plan_computes_nothing(corpus, tmp_path):
-    for wrong, why in (('echo', 'unknown waveform augmentation "echo"'), (ALL, 'give each kind a copy')):
+    for wrong, why in (('echo', 'unknown waveform augmentation "echo"'), (ALL, 'at least one copy per kind')):
         with pytest.raises(SerError, match=why): F.build_features(corpus, replace(R, waveform=wrong), tmp_path, 1)
     assert not entries(tmp_path)
 
