@@ -121,8 +121,9 @@ def _bundle_cam(p, x, target, n_frames):
     from ser_fastai.export import FromSamples
     net, recipe = _torch_network(p.path)
     whole = FromSamples(net, recipe)   # with a copy of the network: Grad-CAM adds hooks, and other threads may use it
-    with torch.no_grad(): image = whole.front(torch.from_numpy(x - x.mean())[None].float())
-    return _cam(whole.net, whole.net[0], image, target, n_frames)
+    log_mel, to_image = whole.front
+    with torch.no_grad(): image = to_image.image(log_mel(torch.from_numpy(x - x.mean())[None].float()))
+    return _cam(lambda image: whole.net(to_image.resized(image)), whole.net[0], image, target, n_frames)
 
 def has_cam(
     p        # a `Predictor`

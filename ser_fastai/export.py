@@ -96,12 +96,14 @@ class ToImage(nn.Module):
         for name, x in zip(('rows', 'columns'), resize_matrices(r)): self.register_buffer(name, x)
         for name, x in zip(('mean', 'std'), imagenet_stats): self.register_buffer(name, torch.tensor(x)[:, None, None])
 
-    def forward(self, S):                                            # (bs, n_mels, n_frames) dB
+    def image(self, S):                                              # (bs, n_mels, n_frames) dB
         w, image = self.width, (1 + (S - S.amax((1, 2), keepdim=True))/80).clamp(min=0)
         n_frames = (S[0, 0] < torch.inf).sum()                       # counted: the exporter takes `S.shape` as fixed
         start = w + torch.div(n_frames - w, 2, rounding_mode='trunc')
-        image = F.pad(image, (w, w))[:, None, :, start:start + w]    # (bs, 1, n_mels, w)
-        return (self.rows @ image @ self.columns - self.mean)/self.std if self.resize else image
+        return F.pad(image, (w, w))[:, None, :, start:start + w]     # (bs, 1, n_mels, w)
+
+    def resized(self, image): return (self.rows @ image @ self.columns - self.mean)/self.std if self.resize else image
+    def forward(self, S): return self.resized(self.image(S))
 
 # %% ../nbs/19_export.ipynb #163d87c8
 class FromSamples(nn.Module):

@@ -165,7 +165,9 @@ def test_what_has_no_convolutions_is_silenced(voices):
     "A predictor that hears nothing but a low tone, and that in the second half: only there, and only in that band, it misses anything."
     df, _, real = voices
     class Hum(Predictor):
-        def __init__(self): self.labels, self.sr, self.seconds, self.trim, self.model, self.recipes = ['sad', 'calm'], 16000, 3., False, SimpleNamespace(models=()), real.recipes
+        def __init__(self):
+            self.labels, self.sr, self.seconds, self.trim, self.path = ['sad', 'calm'], 16000, 3., False, real.path
+            self.bundle, self.info = real.bundle, dict(name='hum', recipe=real.info['recipe'] | dict(model='lstm'))
         def probs(self, xs): return np.array([[1 - q, q] for q in (min(.9, .1 + 10*hum(x[8000:])) for x in xs)])
     t = np.arange(16000)/16000
     wave = np.exp(-2j*np.pi*300*t[8000:])
