@@ -9,16 +9,15 @@ import librosa, numpy as np, pandas as pd, soundfile as sf, torch
 from fastai.vision.all import CategoryBlock, ColReader, DataBlock, TransformBlock, accuracy, vision_learner
 from fastcore.script import call_parse
 from ser_fastai.audio import read_audio
-from ser_fastai.bundles import save_bundle
 from ser_fastai.core import EMOTIONS, seed_all
 from ser_fastai.recipes import Recipe
 from ser_fastai.corpora import load_corpus
 from ser_fastai.data import TensorSpectrogram, image_tfms
-from ser_fastai.export import export_bundle
 from ser_fastai.features import as_image, clip_features
 from ser_fastai.models.cnn import find_arch
 from ser_fastai.models.svm import svm_pipeline
 from ser_fastai.predict import Predictor
+from ser_fastai.publish import export_bundle, save_bundle
 from ser_fastai.results import to_markdown
 from ser_fastai.synth import synthesise
 
@@ -64,10 +63,9 @@ def sklearn_loop(model, paths):
 
 HOUR = '''
 import json, re, sys, time
-import psutil
 from ser_fastai.predict import Predictor
-highest = lambda pid: int(re.search(r'VmHWM:\\s+(\\d+)', open(f'/proc/{pid}/status').read())[1])/1024
-peak = lambda: sum(map(highest, ['self', *(c.pid for c in psutil.Process().children())]))   # of this process, and of that of its graph
+from ser_fastai.publish import export_bundle, save_bundle
+peak = lambda: int(re.search(r'VmHWM:\\s+(\\d+)', open('/proc/self/status').read())[1])/1024   # MB
 p = Predictor(sys.argv[1] or None)
 p.predict(sys.argv[2])
 before, t = peak(), time.perf_counter()
@@ -143,8 +141,8 @@ def main(
         learn, recipe = learner(paths, arch, size)
         learn.size = size
         save_bundle(learn, d/'bundle', recipe)
-        export_bundle(d/'fp32', d/'bundle'); export_bundle(d/'int8', d/'bundle', clips=df[-64:])
-        ours, fp32, int8 = (Predictor(d/k) for k in ('bundle', 'fp32', 'int8'))
+        export_bundle(d/'int8', d/'bundle', clips=df[-64:])
+        fp32, int8 = Predictor(d/'bundle'), Predictor(d/'int8')
         svm = svm_pipeline().fit(np.random.default_rng(0).normal(size=(80, 20)), np.arange(80) % 8)
         n_threads = torch.get_num_threads()
         def stock(paths, threads=n_threads):
@@ -152,11 +150,9 @@ def main(
             with learn.no_bar(), learn.no_logging():
                 for p in paths: learn.predict(p)
             torch.set_num_threads(n_threads)
-        one = dict(zip(('fastai, learn.predict', 'fastai, learn.predict, one thread', 'librosa and a torch loop', 'librosa and scikit-learn (SVM)', 'Predictor, torch', 'Predictor, ONNX', 'Predictor, ONNX in 8 bits'),
-                       (lambda: stock(paths[:1]), lambda: stock(paths[:1], 1), lambda: torch_loop(learn, paths[:1]), lambda: sklearn_loop(svm, paths[:1]), lambda: ours.predict(paths[0]),
-                        lambda: fp32.predict(paths[0]), lambda: int8.predict(paths[0]))))
-        all = dict(zip(one, (lambda: stock(paths), lambda: stock(paths, 1), lambda: torch_loop(learn, paths), lambda: sklearn_loop(svm, paths), lambda: ours.predict_files(paths),
-                             lambda: fp32.predict_files(paths), lambda: int8.predict_files(paths))))
+        one = dict(zip(('fastai, learn.predict', 'fastai, learn.predict, one thread', 'librosa and a torch loop', 'librosa and scikit-learn (SVM)', 'Predictor, ONNX', 'Predictor, ONNX in 8 bits'),
+                       (lambda: stock(paths[:1]), lambda: stock(paths[:1], 1), lambda: torch_loop(learn, paths[:1]), lambda: sklearn_loop(svm, paths[:1]), lambda: fp32.predict(paths[0]), lambda: int8.predict(paths[0]))))
+        all = dict(zip(one, (lambda: stock(paths), lambda: stock(paths, 1), lambda: torch_loop(learn, paths), lambda: sklearn_loop(svm, paths), lambda: fp32.predict_files(paths), lambda: int8.predict_files(paths))))
         print(f'{arch}, {size} pixels, {torch.get_num_threads()} threads\n\nOne clip\n\n{table(in_turns(one, 4*reps, 1), "Predictor, ONNX in 8 bits")}')
         print(f'A folder of {clips} clips, milliseconds a clip\n\n{table(in_turns(all, max(reps//2, 1), clips), "Predictor, ONNX in 8 bits")}')
         for name, bundle in {'the bundle that ships': '', f'{arch} in 8 bits': d/'int8'}.items():

@@ -138,7 +138,7 @@ def test_misuse_is_one_sentence(tmp_path):
 
 
 @pytest.mark.parametrize('args, said', [
-    (dict(folds='99'), 'paper has 0 to 0'), (dict(seeds='5-2'), 'write for instance'), (dict(jobs=0), '--jobs 1 or more'), (dict(epochs=-1), 'give 1 or more'),
+    (dict(folds='99'), 'paper has 0 to 0'), (dict(seeds='5-2'), 'write for instance'), (dict(jobs=0), '--jobs 1 or more'), (dict(epochs=-1), 'invalid number of epochs -1'),
     (dict(recipes='cnn_scratch', size='0'), 'invalid image size "0"'), (dict(corpora=','), 'no corpus given'), (dict(protocol='emobox'), 'speaker'), (dict(results='full/results'), 'name another folder with --results')])
 def test_misuse_of_a_run_ends_before_the_training(voices, tmp_path, monkeypatch, capsys, args, said):
     monkeypatch.chdir(tmp_path); monkeypatch.setenv('SER_CACHE', str(tmp_path/'cache')); monkeypatch.setenv('SER_QUIET', '1')
@@ -176,7 +176,8 @@ def test_closed_streams(voices, monkeypatch):
 def test_export_answers_as_predict(voices, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv('SER_QUIET', '1')
     cli.ser_export(str(tmp_path/'model'))
-    assert {f.name for f in (tmp_path/'model').iterdir()} == {'model.onnx', 'settings.json', 'README.md', 'card.md', 'LICENSE', 'run.py'}
+    assert {f.name for f in (tmp_path/'model').iterdir()} == {'model.onnx', 'bundle.json', 'weights.safetensors', 'README.md', 'card.md',
+                                                            'LICENSE', 'run.py', 'ser_runtime'}
     clip = next((voices/'sad').glob('*.wav'))
     capsys.readouterr()
     with pytest.raises(SystemExit, match='0'): cli.ser_predict([str(clip)], format='json')

@@ -160,7 +160,7 @@ def test_a_half_finished_seed_is_left_out(corpus, tmp_path):
 def test_speakers_without_groups_draw_no_empty_figure(corpus, tmp_path, recwarn):
     "Matplotlib warns of identical limits where a figure has no rows."
     save(tmp_path, corpus.assign(gender=None, intensity=None, sentence=None), SVM, .5)
-    made = C.comparisons(tmp_path)
+    made = C.comparisons(R.Results(tmp_path))
     assert set(made['fairness'].table.attribute) == {'speaker'} and made['fairness'].figure is None
     assert not [w for w in recwarn if 'identical' in str(w.message)]
     for c in made.values(): C.plt.close(c.figure) if c.figure else None

@@ -223,7 +223,7 @@ def test_a_killed_grid_goes_on(made, tmp_path, counted):
     grid = lambda: X.run_grid(df, [RECIPES['svm']], ['loso', 'paper'], folder=tmp_path)
     stop[0] = 3
     with pytest.raises(KeyboardInterrupt): grid()
-    assert len(seen) == 3 == len(pd.read_csv(tmp_path/'runs.csv'))
+    assert len(seen) == 3 == len(Results(tmp_path).runs)
     stop[0] = None
     rows = grid()
     assert len(rows) == len(seen) == 6 and len(set(seen)) == 6 and set(rows.status) == {'done'}  # three were there, three more
