@@ -375,7 +375,7 @@ def serving(
     "The page, while the block lasts; its files are gone afterwards."
     check_port(host, port)
     check_threshold(threshold)
-    for option, limit in dict(max_mb=max_mb, max_minutes=max_minutes).items():
+    for option, limit in dict(mb=max_mb, minutes=max_minutes).items():
         if not 0 < limit*2**20 < math.inf: raise SerError(f'{limit:g} is no limit: give --{option} a positive number, e.g. 10.')
     with tempfile.TemporaryDirectory(prefix='ser_app.') as d, patch.dict(os.environ, GRADIO_TEMP_DIR=f'{d}/uploads', GRADIO_ANALYTICS_ENABLED='False'), \
          bypass(f'localhost,127.0.0.1,::1,{host}'):

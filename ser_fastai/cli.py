@@ -346,11 +346,11 @@ def ser_app(
     bundle: str = None,           # the folder of a bundle; default: the model that ships
     host: str = '127.0.0.1',      # address to listen on: this computer only; 0.0.0.0 for everyone
     port: int = 7860,             # port to listen on
-    max_mb: float = 50,           # largest upload, MB
-    max_minutes: float = 10,      # longest recording
+    mb: float = 50,               # largest upload, MB
+    minutes: float = 10,          # longest recording
     threshold: _threshold = THRESHOLD,
     open: store_true = False,     # open a browser
 ):
     "Serve the web page: upload a recording or speak, and see the emotion."
     from ser_fastai.app import serve
-    serve(bundle, host, port, max_mb=max_mb, max_minutes=max_minutes, threshold=threshold, open=open)
+    serve(bundle, host, port, max_mb=mb, max_minutes=minutes, threshold=threshold, open=open)

@@ -166,11 +166,11 @@ def test_a_threshold_is_a_probability(threshold, bundle):
     with pytest.raises(SerError, match='use a probability from 0 to 1'):
         with A.serving(bundle, port=free_port(), threshold=threshold): pass
 
-@pytest.mark.parametrize('option', ['max_mb', 'max_minutes'])
+@pytest.mark.parametrize('option', ['mb', 'minutes'])
 @pytest.mark.parametrize('limit', [0, -1, float('nan'), float('inf'), 1e308])
 def test_a_limit_is_positive_and_finite(limit, option, bundle):
     with pytest.raises(SerError, match=f'is no limit: give --{option} a positive number'):
-        with A.serving(bundle, port=free_port(), **{option: limit}): pass
+        with A.serving(bundle, port=free_port(), **{f'max_{option}': limit}): pass
 
 @pytest.mark.parametrize('port', [0, -1, 65536, 70000])
 def test_what_is_no_port_is_one_sentence(port):

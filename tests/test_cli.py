@@ -1,5 +1,5 @@
 "The commands as a person meets them: installed, in a shell, with good and bad input."
-import contextlib, io, json, os, re, runpy, shutil, signal, subprocess, sys
+import contextlib, inspect, io, json, os, re, runpy, shutil, signal, subprocess, sys
 from pathlib import Path
 from unittest.mock import patch
 
@@ -81,6 +81,10 @@ del os.environ['HOME']
 core.cache_path()
 print(list(core.progress(range(3))), file=sys.stderr)
 '''
+
+def test_options_have_one_spelling():
+    "An option max_size would be --max_size with fastcore 1 and --max-size with fastcore 2."
+    for name in COMMANDS: assert not [p for p in inspect.signature(getattr(cli, name)).parameters if '_' in p]
 
 def test_no_home_and_no_user(tmp_path):
     "A container without a home folder; and a redirected error stream gets no bar."
