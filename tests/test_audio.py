@@ -7,7 +7,7 @@ from ser_fastai.audio import check_samples, decode, decode_blocks, mono_blocks, 
 from ser_fastai.containers import mpeg_frame, quiet_decoder
 from ser_fastai.core import SerError
 from ser_fastai.features import clip_features
-from ser_fastai.predict import listen
+from ser_fastai.runtime import stream
 
 SR = 16000
 SPEECH = np.random.default_rng(0).normal(size=SR)*np.hanning(SR)/5
@@ -167,7 +167,7 @@ def test_opposite_phase_and_offset_in_files_and_in_memory(seconds, tmp_path):
     sf.write(tmp_path/'a.wav', stereo, SR, subtype='FLOAT')
     want = x - x.mean()
     for audio in tmp_path/'a.wav', stereo, stereo.T:
-        np.testing.assert_allclose(np.concatenate(list(listen(audio, SR))), want, atol=1e-5)
+        np.testing.assert_allclose(np.concatenate(list(stream(audio, SR))), want, atol=1e-5)
     np.testing.assert_allclose(read_audio(tmp_path/'a.wav'), want, atol=1e-5)
 
 @pytest.mark.parametrize('offset', [.0005, .002, .05, -.3])
