@@ -78,6 +78,7 @@ if __name__ == '__main__':   # an interruption or a closed pipe ends the program
     for name in ('SIGINT', 'SIGPIPE'):
         if hasattr(signal, name): signal.signal(getattr(signal, name), signal.SIG_DFL)
 
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))   # also where Python does not add it itself
 from ser_runtime.core import SerError, one_line
 from ser_runtime.runtime import answer, mean_probabilities, open_bundle, recognise
 

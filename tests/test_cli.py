@@ -186,7 +186,8 @@ def test_export_answers_as_predict(voices, tmp_path, monkeypatch, capsys):
     capsys.readouterr()
     with pytest.raises(SystemExit, match='0'): cli.ser_predict([str(clip)], format='json')
     ours = json.loads(capsys.readouterr().out)
-    its = subprocess.run([sys.executable, tmp_path/'model'/'run.py', clip, 'none.wav'], capture_output=True, text=True, timeout=100)
+    its = subprocess.run([sys.executable, tmp_path/'model'/'run.py', clip, 'none.wav'], capture_output=True, text=True, timeout=100,
+                         env=os.environ | dict(PYTHONSAFEPATH='1'))   # Python then does not add the folder of the program
     answer, lost = map(json.loads, its.stdout.splitlines())
     assert its.returncode == 1 and ours['probabilities'] == pytest.approx(answer['probabilities'], abs=1e-3)
     assert list(answer) == list(lost) == list(ours) and answer['emotion'] == ours['emotion'] and lost['error'] + '\n' == its.stderr
