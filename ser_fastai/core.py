@@ -10,7 +10,6 @@ __all__ = ['EMOTIONS', 'THRESHOLD', 'ensure_home', 'label_order', 'SerError', 'o
 # %% ../nbs/00_core.ipynb #aa997d3e
 import hashlib, importlib, json, os, random, sys, tempfile
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
 from pathlib import Path
 
 # %% ../nbs/00_core.ipynb #7c1d20a4
