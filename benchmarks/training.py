@@ -1,4 +1,4 @@
-"Speed of a training step: fastai's default learner in fp32, and ours with `speed_cbs` and `keep_memory`."
+"Speed of a training step: fastai's default learner in fp32, and ours with `speed_callbacks` and `reuse_freed_memory`."
 import time, warnings
 warnings.filterwarnings('ignore', category=FutureWarning)
 import numpy as np, pandas as pd, torch
@@ -12,7 +12,7 @@ from ser_fastai.features import Features
 from ser_fastai.models.cnn import cnn_learner, find_arch
 from ser_fastai.results import to_markdown
 from ser_fastai.splits import Split
-from ser_fastai.train import keep_memory, speed_cbs, use_bf16
+from ser_fastai.train import reuse_freed_memory, speed_callbacks, use_bf16
 
 class Clock(Callback):
     "Seconds of each training step: forward, backward and update, without loading."
@@ -45,7 +45,7 @@ def main(
     df, feats = random_spectrograms(bs*steps + 2)
     s = Split(np.arange(bs*steps), np.arange(bs*steps, len(df)), [])
     dls = spectrogram_dls(df, feats, s, Recipe('benchmark', bs=bs), size)
-    cbs = {'fastai, fp32': [], 'channels last': [ChannelsLast()], 'channels last, bf16': speed_cbs(device)}
+    cbs = {'fastai, fp32': [], 'channels last': [ChannelsLast()], 'channels last, bf16': speed_callbacks(device)}
     if not use_bf16(device): cbs.popitem()
     learners = {}
     for name, cb in cbs.items():
@@ -61,7 +61,7 @@ def main(
                 with learners[name].no_bar(), learners[name].no_logging(): learners[name].fit(1, cbs=clock)
                 took.setdefault(name + suffix, []).extend(clock.steps[1:] or clock.steps)
     run_turns(list(cbs))
-    keep_memory()          # affects the whole process, so it comes last
+    reuse_freed_memory()          # affects the whole process, so it comes last
     run_turns(list(cbs)[-1:], ', memory kept')
     wall, processor = ({k: np.median([x[j] for x in v]) for k, v in took.items()} for j in (0, 1))
     cuda = device.type == 'cuda'

@@ -10,7 +10,7 @@ from fastai.vision.all import *
 
 # %% ../nbs/42_all.ipynb #850caa31
 from .audio import fix_length, read_audio, trim_silence
-from .augment import WAVEFORM, make_copy, shift_image, spec_augment
+from .augment import WAVEFORM, augmented_copy, shift_image, spec_augment
 from .calibration import ece, plot_reliability, temperature
 from .cards import in_short, run_card, scores_of, temperature_of
 from .compare import ablation_table, gap_table, pairs_table, plot_ablation, plot_gap, show_gap
@@ -20,7 +20,7 @@ from .corpora import CORPORA, class_table, describe, download, load_any, load_co
 from .data import SpectrogramBlock, TensorSpectrogram, image_tfms, spectrogram_block, spectrogram_dls
 from .metrics import bootstrap, confusion, plot_confusion, plot_curves, recall_by_class, uar, wilson
 from .experiment import run_grid, run_one, sweep
-from .recipes import ABLATIONS, RECIPES, adapt
+from .recipes import ABLATIONS, RECIPES, apply_options
 from .export import load_learner, load_network, to_bundle
 from .features import Features, build_features, log_mel, mfcc, plot_log_mel
 from .explain import closest, explain, grad_cam, occlusion, player, plot_map, sanity_check, top_losses
@@ -31,10 +31,10 @@ from .predict import Predictor, plot_timeline, segments
 from .publish import export_bundle, save_bundle, train_bundle
 from .runtime import answer, default_bundle, open_bundle, recognise
 from .results import Results, show_table1, summarise, table1
-from .significance import holm, mcnemar, paired, permutation_test
+from .significance import holm, mcnemar, align_predictions, permutation_test
 from .splits import PROTOCOLS, Split, check_leaks, leaks, n_folds, plot_split, split
 from .synth import synthesise
-from .train import BF16, Curves, fit_stages, speed_cbs
+from .train import BF16, Curves, fit_stages, speed_callbacks
 
 # %% ../nbs/42_all.ipynb #3ece7bba
 from fastcore.xml import __all__ as _tags   # fastai brings fastcore's HTML tags along, whose `Audio` would hide IPython's

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['WAVEFORM', 'MASK_BANDS', 'MASK_FRAMES', 'add_noise', 'change_speed', 'stretch_time', 'shift_pitch', 'Kind',
-           'make_copy', 'copy_plan', 'copies_of', 'shift_image', 'spec_augment', 'augment_image']
+           'augmented_copy', 'planned_copies', 'augmented_copies', 'shift_image', 'spec_augment', 'augment_image']
 
 # %% ../nbs/05_augment.ipynb #b4e4f30b
 from typing import Callable, NamedTuple
@@ -68,7 +68,7 @@ WAVEFORM = dict(
     gain=Kind(-6., 6., lambda x, dB, sr, rng: x*10**(dB/20), 'dB'))
 
 # %% ../nbs/05_augment.ipynb #09dd4962
-def make_copy(
+def augmented_copy(
     x: np.ndarray,  # mono samples (n,)
     sr: int,        # rate, Hz
     kind: str,      # a key of `WAVEFORM`
@@ -81,7 +81,7 @@ def make_copy(
     return np.asarray(change(x, rng.uniform(low, high), sr, rng), 'float32')
 
 # %% ../nbs/05_augment.ipynb #477a0221
-def copy_plan(
+def planned_copies(
     recipe # a `Recipe` (notebook 10) with `waveform` and `copies`
 ) -> list: # (kind, number) of each copy
     "The augmented copies per clip in a recipe."
@@ -93,12 +93,12 @@ def copy_plan(
     return [(kinds[i % len(kinds)], i) for i in range(recipe.copies)]
 
 # %% ../nbs/05_augment.ipynb #74160249
-def copies_of(
+def augmented_copies(
     features, # `Features` from `build_features`
     recipe    # a `Recipe` (notebook 10) with `waveform` and `copies`
 ) -> list:    # the `Features` of each copy
     "The features of the augmented copies in a recipe."
-    plan = copy_plan(recipe)
+    plan = planned_copies(recipe)
     if missing := [c for c in plan if c not in features.copies]:
         raise SerError(f'these features hold no copy by {missing[0][0]}: '
                        f'make them by build_features with the recipe {recipe.name}.')

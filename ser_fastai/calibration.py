@@ -12,7 +12,7 @@ from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
 
 # %% ../nbs/20a_calibration.ipynb #80e5d083
-from .metrics import COLORS, FLOOR, MARKERS, guesses, labels_of, wilson
+from .metrics import COLORS, MIN_PROBABILITY, MARKERS, predicted_labels, labels_of, wilson
 
 # %% ../nbs/20a_calibration.ipynb #706b6c1c
 def reliability(
@@ -21,7 +21,7 @@ def reliability(
 ) -> pd.DataFrame:   # bin (from 0), confidence, accuracy, n; no row for an empty bin
     "How often answers of a certain confidence are right (Guo et al. 2017, section 2)."
     top = pred[labels_of(pred)].to_numpy(float).max(1)
-    df = pd.DataFrame(dict(bin=np.ceil(np.round(top*n_bins, 6)).astype(int) - 1, top=top, right=guesses(pred) == pred.truth.to_numpy()))
+    df = pd.DataFrame(dict(bin=np.ceil(np.round(top*n_bins, 6)).astype(int) - 1, top=top, right=predicted_labels(pred) == pred.truth.to_numpy()))
     return df.groupby('bin').agg(confidence=('top', 'mean'), accuracy=('right', 'mean'), n=('top', 'size')).reset_index()
 
 # %% ../nbs/20a_calibration.ipynb #6cd826f9
@@ -34,7 +34,7 @@ def ece(
     return float((abs(r.accuracy - r.confidence)*r.n).sum() / r.n.sum())
 
 # %% ../nbs/20a_calibration.ipynb #e1f6e702
-def _logits(pred): return np.log(np.maximum(pred[labels_of(pred)].to_numpy(float), FLOOR))
+def _logits(pred): return np.log(np.maximum(pred[labels_of(pred)].to_numpy(float), MIN_PROBABILITY))
 
 def temperature(
     valid  # predictions for the validation clips

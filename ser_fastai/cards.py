@@ -15,7 +15,7 @@ from .core import SerError
 from .recipes import Recipe
 from .corpora import CORPORA
 from .metrics import labels_of, recall_by_class
-from .results import FEW, RANDOM, enough, percent, summarise, to_markdown, whole_seeds
+from .results import MIN_SPEAKERS_FOR_CI, RANDOM, has_interval, percent, summarise, to_markdown, complete_seeds
 from .splits import PROTOCOLS, protocol_on
 
 # %% ../nbs/40_cards.ipynb #2278cc90
@@ -77,7 +77,7 @@ def _runs_of(results, recipe, corpora):
     runs = runs[(runs.recipe_hash == recipe.hash) if isinstance(recipe, Recipe) else (runs.recipe == recipe)]
     runs = runs[(runs.status == 'done') & (runs.corpora == runs.test_corpora) & (runs.corpora == (corpora or runs.corpora))]
     if not len(runs): raise SerError(f'{results.folder} holds no finished run of {name}: run it first.')
-    return whole_seeds(results, runs)
+    return complete_seeds(results, runs)
 
 def scores_of(
     results,       # `Results`
@@ -148,7 +148,7 @@ def in_short(
     who = f'Trained on {data.get("speech", "recorded")} speech of {_n_speakers(data)} ({in_words(data.get("titles"))}).'
     if not s: return f'{who} How often it is right for other speakers has not been measured. {_elsewhere(info)}'
     n = s.get('speakers', float('inf'))
-    between = ('' if 'accuracy_lo' not in s else f' (95 % interval {100*s["accuracy_lo"]:.0f} to {100*s["accuracy_hi"]:.0f})' if enough(n)
+    between = ('' if 'accuracy_lo' not in s else f' (95 % interval {100*s["accuracy_lo"]:.0f} to {100*s["accuracy_hi"]:.0f})' if has_interval(n)
                else f' ({n} speakers, too few for an interval)')
     return (f'{who} For speakers it was not trained on, it got {100*s["accuracy"]:.0f} % right{between}; '
             f'guessing gets 1 in {len(info["labels"])}. {_elsewhere(info)}')
@@ -160,7 +160,7 @@ ABOUT = dict(svm='an SVM with an RBF kernel on {n_mfcc} MFCC ({stats} over time)
 
 def _models(info): return [m for part in info['members'] for m in _models(part)] if info['kind'] == 'ensemble' else [info]
 def _count(xs): return ', '.join(f'{n} {k}' for k, n in xs.items())
-def _scored(s, protocol, n_speakers): return {title: percent(s, k, enough(n_speakers, protocol)) for title, k in SCORES.items()}
+def _scored(s, protocol, n_speakers): return {title: percent(s, k, has_interval(n_speakers, protocol)) for title, k in SCORES.items()}
 SCORES = {'accuracy': 'accuracy', 'UAR': 'uar', 'macro F1': 'macro_f1'}
 
 def _what(info):
@@ -213,7 +213,7 @@ def card(
 def _fairness(results, pred):
     _, gaps = fairness_table(results, pred)
     if not len(gaps): return 'The clips name no groups to compare.'
-    few = '' if enough(gaps.n_speakers.min()) else f' An interval needs {FEW} speakers in each group.'
+    few = '' if has_interval(gaps.n_speakers.min()) else f' An interval needs {MIN_SPEAKERS_FOR_CI} speakers in each group.'
     return (f'{to_markdown(show_fairness(gaps))}\nUAR over the emotions that all groups have. Best and worst are picked after the fact, so of many groups some lie apart by chance: '
             f'*by lot* is the mean distance of groups dealt by lot, and p how often they lie as far apart.{few}')
 
@@ -230,7 +230,7 @@ def run_card(
     facts, runs = results.find(run), results.runs
     if facts['status'] != 'done': raise SerError(f'{run} failed ({facts["error"]}): repeat it before it gets a card.')
     runs = runs[(runs.status == 'done') & (runs.recipe_hash == facts['recipe_hash']) & (runs.corpora == facts['corpora']) & (runs.test_corpora == facts['test_corpora'])]
-    runs = whole_seeds(results, runs[runs.protocol == facts['protocol']])
+    runs = complete_seeds(results, runs[runs.protocol == facts['protocol']])
     pred, p = answers(results, runs), PROTOCOLS[facts['protocol']]
     clips = results.clips.replace('', None)
     clips = clips[clips.corpus.isin(facts['corpora'].split(',')) & clips.emotion.isin(labels_of(pred))]

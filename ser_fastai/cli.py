@@ -151,10 +151,10 @@ def ser_run(
 ):
     "Train and score recipes; what is stored already is skipped."
     from ser_fastai.experiment import run_grid
-    from ser_fastai.recipes import adapt
+    from ser_fastai.recipes import apply_options
     from ser_fastai.splits import PROTOCOLS
     if song and not results: raise SerError('song is not to be mixed with speech: give it a folder of its own with --results.')
-    chosen = [adapt(r, arch, weights, size, epochs) for r in chosen_recipes(recipes)]
+    chosen = [apply_options(r, arch, weights, size, epochs) for r in chosen_recipes(recipes)]
     protocols, folds, seeds = _names(protocol, PROTOCOLS, 'protocol'), folds and _numbers(folds), _numbers(seeds)
     df = _told(load_any(corpora, data, song, strict))
     grid = run_grid(df, chosen, protocols, folds, seeds, weights, results, jobs)
@@ -203,7 +203,7 @@ def ser_reproduce(
 ):
     "The paper's experiment: train and score every recipe, print the table, write figures and a report."
     from ser_fastai.experiment import corpora_of, run_grid
-    from ser_fastai.recipes import adapt
+    from ser_fastai.recipes import apply_options
     from ser_fastai.report import write_report
     from ser_fastai.results import Results, show_table1, table1
     from ser_fastai.splits import PROTOCOLS
@@ -216,7 +216,7 @@ def ser_reproduce(
         arch, size, epochs, folds = arch or DEMO['arch'], size or DEMO['size'], epochs or DEMO['epochs'], folds or '0'
         jobs = jobs or min(os.cpu_count(), 2)   # each takes the memory of a training
         print('No --data: this is a rehearsal on the embedded corpus. It is synthetic, and its figures say nothing about people.')
-    full, chosen, seeds = chosen, [adapt(r, arch, weights, size, epochs) for r in chosen], seeds or '0'
+    full, chosen, seeds = chosen, [apply_options(r, arch, weights, size, epochs) for r in chosen], seeds or '0'
     notes = _shrunk(full, chosen, folds, seeds) if demo else ()
     if demo:
         print('Shrunk to fit into minutes:', *notes, sep='\n  ')

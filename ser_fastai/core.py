@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['EMOTIONS', 'THRESHOLD', 'ensure_home', 'label_order', 'SerError', 'one_line', 'check_choice', 'import_extra',
-           'user_path', 'data_path', 'cache_path', 'repo_path', 'results_path', 'atomic_write', 'holds_only',
+           'user_path', 'data_path', 'cache_path', 'repo_path', 'results_path', 'atomic_write', 'contains_only',
            'atomic_folder', 'hash_of', 'seed_all', 'shows_progress', 'progress', 'safe_imports']
 
 # %% ../nbs/00_core.ipynb #aa997d3e
@@ -130,7 +130,7 @@ def atomic_write(
         raise
 
 # %% ../nbs/00_core.ipynb #1d9a156d
-def holds_only(
+def contains_only(
     path, # folder to check
     names # names of our files; the first must exist
 ) -> bool:

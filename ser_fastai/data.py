@@ -16,10 +16,10 @@ from fastai.vision.all import (AffineCoordTfm, CategoryBlock, ColReader, DataBlo
 from fastcore.meta import delegates
 
 # %% ../nbs/11_data.ipynb #bd726830
-from .augment import augment_image, copies_of
+from .augment import augment_image, augmented_copies
 from .core import SerError, label_order
 from .recipes import Recipe
-from .features import Features, as_image, moments_by, plot_log_mel, standardised_image
+from .features import Features, as_image, speaker_statistics, plot_log_mel, standardised_image
 from .splits import Split
 
 # %% ../nbs/11_data.ipynb #4936b9b2
@@ -37,7 +37,7 @@ class LoadSpectrogram(Transform):
     def __init__(self,
         features: Features,  # log-mels of all clips
         seconds: float = 3., # length of the image
-        moments=None         # clip -> mean and standard deviation, from `moments_by`
+        moments=None         # clip -> mean and standard deviation, from `speaker_statistics`
     ):
         self.features, self.seconds, self.moments = features, seconds, moments
         self.n_frames = round(seconds*features.settings['sr']/features.settings['hop_length'])
@@ -57,7 +57,7 @@ class AugmentSpectrogram(Transform):
         recipe: Recipe         # recipe with `waveform`, `copies`, `shift` and `specaugment`
     ):
         self.load, self.recipe = load, recipe
-        self.sources = [load.features, *copies_of(load.features, recipe)]
+        self.sources = [load.features, *augmented_copies(load.features, recipe)]
     def encodes(self, clip: str) -> TensorSpectrogram:
         source = self.sources[np.random.randint(len(self.sources))]
         return self.load.tensor(augment_image(self.load.image(clip, source), self.recipe))
@@ -66,7 +66,7 @@ class AugmentSpectrogram(Transform):
 def SpectrogramBlock(
     features: Features,  # log-mels of all clips
     seconds: float = 3., # length to which clips are padded or cropped
-    moments=None,        # clip -> mean and standard deviation, from `moments_by`
+    moments=None,        # clip -> mean and standard deviation, from `speaker_statistics`
     recipe: Recipe=None  # recipe whose `waveform`, `shift` and `specaugment` augment the training clips
 ) -> TransformBlock:     # from the name of a clip to its image (1, n_mels, n_frames)
     "A fastai block for log-mel images."
@@ -141,7 +141,7 @@ def spectrogram_dls(
     size=None           # image size, pixels; None neither resizes nor normalises (LSTM)
 ) -> DataLoaders:       # training and validation; without the test clips
     "DataLoaders of a split."
-    moments = moments_by(recipe.standardise, df, lambda clip: features[clip].T)
+    moments = speaker_statistics(recipe.standardise, df, lambda clip: features[clip].T)
     block = spectrogram_block(features, split_labels(df, s), s, recipe.seconds,
                               image_tfms(size, recipe) if size else None, moments=moments, recipe=recipe)
     items = pd.DataFrame({k: list(df[k]) for k in ('clip', 'emotion')})  # pandas copies whole rows

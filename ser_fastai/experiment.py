@@ -23,7 +23,7 @@ from tqdm.auto import tqdm
 # %% ../nbs/18_experiment.ipynb #85a23116
 from .core import (SerError, atomic_write, cache_path, hash_of, progress, repo_path, results_path,
     safe_imports, one_line)
-from .recipes import Recipe, adapt
+from .recipes import Recipe, apply_options
 from .metrics import metrics
 from .features import build_features
 from .models.cnn import train_cnn
@@ -133,7 +133,7 @@ def run_one(
     report: bool = True # print what test clips share with training?
 ) -> str:               # the run's name
     "Train, score and store; a run that is stored already is not repeated, one that was interrupted goes on, and one that leaks does not start."
-    recipe, s = adapt(recipe, weights=weights), split(df, protocol, fold, seed)
+    recipe, s = apply_options(recipe, weights=weights), split(df, protocol, fold, seed)
     corpora, test_corpora = corpora_of_run(df, protocol, s)
     run = run_id(recipe, corpora, protocol, fold, seed, test_corpora)
     checkpoint = cache_path()/'checkpoints'/f'{run}-{_key(df, s.train)}.pt'
@@ -147,7 +147,7 @@ def run_one(
             if report: tqdm.write(str(found))
             trained = train(df, recipe, s, seed, weights, checkpoint)
             test, valid = [prediction_frame(df, rows, trained.predict_proba(rows), trained.labels) for rows in (s.test, s.valid)]
-            save_run(facts | dict(n_params=trained.n_params, seconds=round(trained.earlier + time.time() - start, 1)), test, valid, trained.curves, df, folder)
+            save_run(facts | dict(n_params=trained.n_params, seconds=round(trained.previous_seconds + time.time() - start, 1)), test, valid, trained.curves, df, folder)
         except Exception as e:
             save_run(facts | dict(seconds=round(time.time() - start, 1), error=_why(e)), folder=folder)
             raise
@@ -179,7 +179,7 @@ def run_grid(
 ) -> pd.DataFrame:        # one row a run: run, recipe, protocol, fold, seed, status, error
     "Run what is not stored yet."
     if jobs < 1: raise SerError(f'{jobs} runs side by side is none: give --jobs 1 or more.')
-    recipes, rows, reports, made = [adapt(r, weights=weights) for r in recipes], [], {}, []
+    recipes, rows, reports, made = [apply_options(r, weights=weights) for r in recipes], [], {}, []
     for p, f, seed in splits_of(df, protocols, folds, seeds):
         s = split(df, p, f, seed)
         (corpora, test_corpora), found = corpora_of_run(df, p, s), leaks(df, s, p, f)
@@ -240,7 +240,7 @@ def sweep(
     file = results_path(results)/'sweeps'/f'{name}.csv' if name else None
     rows = pd.read_csv(file, dtype={'recipe_hash': str}).to_dict('records') if file and file.exists() else []
     have = {r['recipe_hash'] for r in rows if (r['protocol'], r['fold'], r['seed']) == (protocol, fold, seed)}
-    recipes = [adapt(r, weights=weights) for r in recipes]
+    recipes = [apply_options(r, weights=weights) for r in recipes]
     recipes = [r for r in recipes if r.hash not in have]
     if recipes: tqdm.write(str(check_leaks(df, s, protocol, fold)))
     for r in progress(recipes, desc='sweep'):

@@ -237,13 +237,13 @@ def top_losses(
     k: int = 5          # how many
 ) -> pd.DataFrame:      # clip, truth, guess, probability of the guess, loss (cross entropy, nats), path; the largest loss first
     "The clips that a model got most wrong."
-    from ser_fastai.metrics import FLOOR, guesses, labels_of
+    from ser_fastai.metrics import MIN_PROBABILITY, predicted_labels, labels_of
     paths = dict(zip(df['clip'], df['path']))
     if lost := sorted(set(pred['clip']) - set(paths)): raise SerError(f'{lost[0]} is not in the corpus frame: load the corpora that the run was tested on.')
     p, labels = pred[labels_of(pred)].to_numpy(float), labels_of(pred)
     truth = p[np.arange(len(p)), pd.Categorical(pred.truth, labels).codes]
-    out = pd.DataFrame(dict(clip=pred['clip'].to_numpy(), truth=pred.truth.to_numpy(), guess=guesses(pred), probability=p.max(1),
-                            loss=-np.log(np.maximum(truth, FLOOR)), path=pred['clip'].map(paths).to_numpy()))
+    out = pd.DataFrame(dict(clip=pred['clip'].to_numpy(), truth=pred.truth.to_numpy(), guess=predicted_labels(pred), probability=p.max(1),
+                            loss=-np.log(np.maximum(truth, MIN_PROBABILITY)), path=pred['clip'].map(paths).to_numpy()))
     return out.sort_values('loss', ascending=False, kind='stable').head(k).reset_index(drop=True)
 
 # %% ../nbs/32_explain.ipynb #3b0eec11

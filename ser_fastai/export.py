@@ -24,7 +24,7 @@ from torch import nn
 from torch.nn import functional as F
 
 # %% ../nbs/19_export.ipynb #925bc991
-from .core import THRESHOLD, SerError, atomic_folder, holds_only, import_extra, one_line, shows_progress, user_path
+from .core import THRESHOLD, SerError, atomic_folder, contains_only, import_extra, one_line, shows_progress, user_path
 from .data import TensorSpectrogram, image_tfms
 from .experiment import environment
 from .features import mel_filters
@@ -242,7 +242,7 @@ def to_bundle(
 ) -> Path:              # the folder
     "Write a trained CNN or LSTM as a bundle."
     folder = user_path(folder)
-    if folder.exists() and not holds_only(folder, BUNDLE_FILES):
+    if folder.exists() and not contains_only(folder, BUNDLE_FILES):
         raise SerError(f'cannot write {folder}: it exists and holds other files than a bundle: name a new folder')
     net, labels = _network_of(model, labels)
     _check_exportable(net, recipe, labels)

@@ -18,7 +18,7 @@ import pandas as pd
 # %% ../nbs/40a_publish.ipynb #9d4d46e5
 from . import runtime
 from .cards import card, data_of, in_short, in_words, licence_of, licence_text
-from .core import SerError, atomic_folder, holds_only, one_line, user_path
+from .core import SerError, atomic_folder, contains_only, one_line, user_path
 from .corpora import CORPORA
 from .experiment import train
 from .export import BUNDLE_FILES, QUANTISED_WEIGHTS, to_bundle, to_int8
@@ -216,7 +216,7 @@ def export_bundle(
 ) -> Path:         # the folder
     "Write a bundle as a folder to deploy."
     folder, b = user_path(folder), open_bundle(bundle)
-    if folder.exists() and not holds_only(folder, DEPLOYED_FILES):
+    if folder.exists() and not contains_only(folder, DEPLOYED_FILES):
         raise SerError(f'cannot write {folder}: it exists and holds other files than an export: name a new folder')
     here = Path(runtime.__file__).parent
     with atomic_folder(folder) as new:

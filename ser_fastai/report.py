@@ -28,10 +28,10 @@ from .compare import best_by_validation, comparisons, model_name
 from .core import SerError, atomic_write, label_order, repo_path
 from .recipes import Recipe
 from .corpora import CORPORA, plot_classes
-from .metrics import accuracy, counts, labels_of, plot_confusion, plot_curves, recall_by_class, resampled, uar
+from .metrics import accuracy, counts, labels_of, plot_confusion, plot_curves, recall_by_class, bootstrap_counts, uar
 from .features import clip_features, feature_settings, plot_log_mel
-from .results import (FEW, PAPER, RANDOM, Results, enough, shared, show_table1, summarise, table1, to_markdown,
-                                whole_seeds)
+from .results import (MIN_SPEAKERS_FOR_CI, PAPER, RANDOM, Results, has_interval, on_shared_splits, show_table1, summarise, table1, to_markdown,
+                                complete_seeds)
 from .splits import PROTOCOLS
 
 # %% ../nbs/25_report.ipynb #5685e563
@@ -138,7 +138,7 @@ def tested(
 ) -> pd.DataFrame:            # facts of runs
     "The runs of the paper's recipes that succeeded, trained and scored on the same corpora, without half-finished seeds of models that have whole ones."
     runs = results.runs
-    return whole_seeds(results, runs[(runs.status == 'done') & runs.recipe.isin(list(PAPER)) & (runs.corpora == corpora) & (runs.test_corpora == corpora)])
+    return complete_seeds(results, runs[(runs.status == 'done') & runs.recipe.isin(list(PAPER)) & (runs.corpora == corpora) & (runs.test_corpora == corpora)])
 
 # %% ../nbs/25_report.ipynb #d4426035
 PAIRS = ('cnn_transfer', 'cnn_transfer_aug'), ('cnn_scratch', 'cnn_scratch_aug')
@@ -155,7 +155,7 @@ def loss_pair(
     for pair in PAIRS:
         found = []
         for _, g in runs[runs.recipe.isin(pair)].groupby(['arch', 'weights', 'epochs']):
-            both = shared(pd.concat([_usual(g[g.recipe == r]) for r in pair]))
+            both = on_shared_splits(pd.concat([_usual(g[g.recipe == r]) for r in pair]))
             curves = results.curves(both.run)
             both = both[both.run.isin(curves.run)]
             if both.recipe.nunique() == 2: found.append((both, curves))
@@ -262,7 +262,7 @@ def _answers(results, runs, needed):
     pred = results.predictions(best.run, 'test')
     if lacks := [e for e in needed if e not in set(pred.truth)]: raise SerError(f'these corpora have no clips of {" and ".join(lacks)}')
     speakers = None if set(best.protocol) <= set(RANDOM) else results.clips.set_index('clip').speaker.loc[pred['clip']]
-    return pred, counts(pred), resampled(pred, speakers)
+    return pred, counts(pred), bootstrap_counts(pred, speakers)
 
 def _confused(results, runs):
     pred, cm, boot = _answers(results, runs, ('neutral', 'calm'))
@@ -394,7 +394,7 @@ def table_html(
 # %% ../nbs/25_report.ipynb #78873a93
 def _interval(r, m, protocol):
     "An interval in words, or why there is none."
-    if not enough(r.n_speakers, protocol): return f'{_number(r.n_speakers, "speaker")}, too few for an interval,'
+    if not has_interval(r.n_speakers, protocol): return f'{_number(r.n_speakers, "speaker")}, too few for an interval,'
     return f'95 % interval {100*r[f"{m}_lo"]:.0f} to {100*r[f"{m}_hi"]:.0f}'
 
 def headline(
@@ -419,10 +419,10 @@ def unseen_cost(
     "What it costs in UAR not to know the speakers, in words; empty where not both protocols have been run."
     if not {'paper_uar', 'emobox_uar'} <= set(table): return ''
     lost = (100*(table.paper_uar - table.emobox_uar).dropna()).round().astype(int)
-    few = table.emobox_n_speakers.loc[lost.index] < FEW
+    few = table.emobox_n_speakers.loc[lost.index] < MIN_SPEAKERS_FOR_CI
     def told(xs): return (f'between {xs.min()} and {xs.max()}' if len(xs) > 1 else f'{xs.iloc[0]}').replace('-', '−')
     return ' '.join(f'Going from known to unseen speakers costs {told(xs)} points of UAR ({_number(len(xs), "model")}, {on}).'
-                    for xs, on in ((lost[~few], f'tested on at least {FEW} speakers'), (lost[few], f'on fewer than {FEW}, so only a hint')) if len(xs))
+                    for xs, on in ((lost[~few], f'tested on at least {MIN_SPEAKERS_FOR_CI} speakers'), (lost[few], f'on fewer than {MIN_SPEAKERS_FOR_CI}, so only a hint')) if len(xs))
 
 # %% ../nbs/25_report.ipynb #0ebae49c
 def observations_html(

@@ -44,7 +44,7 @@ def test_a_copy_is_what_its_clip_kind_and_number_say(corpus, cache, tmp_path, ki
     again = F.build_features(corpus.iloc[::-1], r, tmp_path, 1)
     for c, p, sha in zip(corpus['clip'], corpus.path, corpus.sha):
         for copy in (kind, 0), (kind, 1):
-            x = A.make_copy(trim_silence(read_audio(p)), 16000, *copy, sha)          # trimmed first: noise would hide the silence
+            x = A.augmented_copy(trim_silence(read_audio(p)), 16000, *copy, sha)          # trimmed first: noise would hide the silence
             assert np.array_equal(feats.copies[copy][c], F.log_mel(remove_offset(x))) and np.array_equal(again.copies[copy][c], feats.copies[copy][c])
         first, second = feats.copies[kind, 0][c], feats.copies[kind, 1][c]
         assert first.shape != second.shape or np.abs(first - second).max() > .1

@@ -8,7 +8,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.calibration import CalibratedClassifierCV, calibration_curve
 from ser_fastai.calibration import ece, plot_reliability, reliability, rescaled, temperature
 from ser_fastai.core import EMOTIONS
-from ser_fastai.metrics import FLOOR, check_predictions, metrics, wilson
+from ser_fastai.metrics import MIN_PROBABILITY, check_predictions, metrics, wilson
 from test_metrics import predictions, rng
 
 pytestmark = pytest.mark.filterwarnings('error::RuntimeWarning')  # those of NumPy
@@ -53,7 +53,7 @@ def test_temperature_equals_sklearn(rng, sharp):
     z = np.log(pred[sorted(EMOTIONS)].to_numpy())*sharp
     pred = pred[['clip', 'truth']].join(pd.DataFrame(np.exp(z)/np.exp(z).sum(1, keepdims=True), columns=sorted(EMOTIONS)))
     want = CalibratedClassifierCV(FrozenEstimator(Stored()), method='temperature', ensemble=False).fit(
-        np.log(np.maximum(pred[sorted(EMOTIONS)].to_numpy(), FLOOR)), pred.truth)
+        np.log(np.maximum(pred[sorted(EMOTIONS)].to_numpy(), MIN_PROBABILITY)), pred.truth)
     T = temperature(pred)
     assert T == pytest.approx(1/want.calibrated_classifiers_[0].calibrators[0].beta_, rel=.01)
     nll = lambda t: sk.log_loss(pred.truth, rescaled(pred, t)[sorted(EMOTIONS)], labels=sorted(EMOTIONS))
@@ -63,7 +63,7 @@ def test_temperature_of_rounded_probabilities():
     "A wrong answer that was stored as impossible costs much, not everything."
     pred = confident([1.]*20, [1]*15 + [0]*5)
     T = temperature(pred)
-    assert rescaled(pred, T).calm.iloc[0] == pytest.approx(.75, abs=1e-3) and T == pytest.approx(-np.log(FLOOR)/np.log(3), rel=1e-3)
+    assert rescaled(pred, T).calm.iloc[0] == pytest.approx(.75, abs=1e-3) and T == pytest.approx(-np.log(MIN_PROBABILITY)/np.log(3), rel=1e-3)
     check_predictions(rescaled(pred, T))
     assert metrics(rescaled(pred, T)) == metrics(pred)
 

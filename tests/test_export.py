@@ -1,9 +1,10 @@
 "Exports: the graph answers as the network, for any batch and length, and the deployed folder runs without torch."
-import contextlib, importlib.metadata, io, json, re, shutil, subprocess, sys
+import contextlib, importlib.metadata, io, json, shutil, subprocess, sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np, pytest, soundfile as sf, torch
+from packaging.requirements import Requirement
 
 pytest.importorskip('onnx'); pytest.importorskip('onnxruntime')
 from ser_fastai import cli, export as X, publish as P, runtime as R
@@ -120,7 +121,8 @@ def needed(*names):
     found = {}
     for name in names:
         d = importlib.metadata.distribution(name)
-        found |= {d.name: d} | needed(*[re.match(r'[\w.-]+', r)[0] for r in d.requires or [] if 'extra ==' not in r])
+        requirements = map(Requirement, d.requires or [])
+        found |= {d.name: d} | needed(*[r.name for r in requirements if not r.marker or r.marker.evaluate({'extra': ''})])
     return found
 
 @pytest.fixture(scope='session')

@@ -5,8 +5,8 @@ import numpy as np, pandas as pd, pytest
 from scipy import stats
 from sklearn import metrics as sk
 from ser_fastai.core import EMOTIONS, SerError
-from ser_fastai.metrics import (COLORS, MARKERS, METRICS, accuracy, bootstrap, check_predictions, complete, confusion, counts, guesses,
-                                 labels_of, macro_f1, metrics, plot_confusion, plot_curves, recall_by_class, resampled, spread, uar, wilson)
+from ser_fastai.metrics import (COLORS, MARKERS, METRICS, accuracy, bootstrap, check_predictions, check_clips, confusion, counts, predicted_labels,
+                                 labels_of, macro_f1, metrics, plot_confusion, plot_curves, recall_by_class, bootstrap_counts, spread, uar, wilson)
 
 pytestmark = pytest.mark.filterwarnings('error::RuntimeWarning')  # those of NumPy
 
@@ -25,7 +25,7 @@ def predictions(rng, n=200, truths=EMOTIONS, answers=EMOTIONS, right=.5):
 @pytest.mark.filterwarnings('ignore:y_pred contains classes')
 def test_scores_equal_sklearn(rng, truths, answers):
     pred = predictions(rng, truths=truths, answers=answers)
-    y, g = pred.truth, guesses(pred)
+    y, g = pred.truth, predicted_labels(pred)
     assert accuracy(pred) == pytest.approx(sk.accuracy_score(y, g))
     assert uar(pred) == pytest.approx(sk.balanced_accuracy_score(y, g))
     assert macro_f1(pred) == pytest.approx(sk.f1_score(y, g, average='macro'))
@@ -60,7 +60,7 @@ def test_wilson_equals_scipy(k, n, level):
 
 def test_bootstrap_of_clips_equals_scipy(rng):
     pred = predictions(rng, 400)
-    right = (guesses(pred) == pred.truth).to_numpy(float)
+    right = (predicted_labels(pred) == pred.truth).to_numpy(float)
     ci = stats.bootstrap((right,), np.mean, method='percentile', n_resamples=4000, random_state=1).confidence_interval
     assert bootstrap(pred, metric=accuracy, n_boot=4000) == pytest.approx((ci.low, ci.high), abs=.01)
 
@@ -70,7 +70,7 @@ def test_bootstrap_of_speakers_by_hand(rng):
     who = pred['clip'].str[-1].astype(int) % 3
     one = counts(pred, who)
     sums = {tuple(np.add.reduce([one[i] for i in (a, b, c)]).ravel()) for a in range(3) for b in range(3) for c in range(3)}
-    assert {tuple(cm.ravel()) for cm in resampled(pred, who).astype(int)} == sums
+    assert {tuple(cm.ravel()) for cm in bootstrap_counts(pred, who).astype(int)} == sums
 
 def test_speaker_interval_covers_what_clip_interval_misses(rng):
     "Where voices differ in how well they are read, only drawing voices keeps the promise of 95 %."
@@ -103,15 +103,15 @@ def test_damaged_predictions_are_refused(rng, spoil, line, said):
 
 def test_predictions_for_other_clips_are_refused(rng):
     pred = predictions(rng, 5)
-    assert complete(pred, reversed(list(pred['clip'])), 'x.csv') is pred
-    with pytest.raises(SerError, match='x.csv lacks the clip c/0003:'): complete(pred.drop(index=[3, 4]), pred['clip'], 'x.csv')
-    with pytest.raises(SerError, match='x.csv contains the unexpected clip c/0002:'): complete(pred, pred['clip'].drop([2, 4]), 'x.csv')
+    assert check_clips(pred, reversed(list(pred['clip'])), 'x.csv') is pred
+    with pytest.raises(SerError, match='x.csv lacks the clip c/0003:'): check_clips(pred.drop(index=[3, 4]), pred['clip'], 'x.csv')
+    with pytest.raises(SerError, match='x.csv contains the unexpected clip c/0002:'): check_clips(pred, pred['clip'].drop([2, 4]), 'x.csv')
 
 @pytest.mark.filterwarnings('ignore:y_pred contains classes')
 def test_spread(rng):
     pred = predictions(rng, 90)
     by = pred['clip'].str[-1]
-    each = [sk.balanced_accuracy_score(pred.truth[by == k], guesses(pred[by == k])) for k in sorted(set(by))]
+    each = [sk.balanced_accuracy_score(pred.truth[by == k], predicted_labels(pred[by == k])) for k in sorted(set(by))]
     assert spread(pred, by).to_dict() == pytest.approx(dict(mean=np.mean(each), sd=np.std(each, ddof=1), min=min(each), max=max(each), n=10))
     assert np.isnan(spread(pred, np.zeros(90))['sd'])
 

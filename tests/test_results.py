@@ -269,8 +269,8 @@ def test_no_interval_over_a_few_speakers(corpus, tmp_path):
     for fold in range(4): save(df[df.speaker == f'ravdess/{fold}'], tmp_path, n=8, fold=fold, protocol='emobox')
     t = R.table1(R.Results(tmp_path))
     t = t[t.recipe == 'svm']
-    assert t.emobox_n_speakers.iloc[0] == 4 < R.FEW and t.emobox_uar_lo.notna().all()    # the numbers keep it
-    few, many = (R.show_table1(x).iloc[0] for x in (t, t.assign(emobox_n_speakers=R.FEW)))
+    assert t.emobox_n_speakers.iloc[0] == 4 < R.MIN_SPEAKERS_FOR_CI and t.emobox_uar_lo.notna().all()    # the numbers keep it
+    few, many = (R.show_table1(x).iloc[0] for x in (t, t.assign(emobox_n_speakers=R.MIN_SPEAKERS_FOR_CI)))
     for col in ('`emobox` UAR', '`emobox` macro F1'): assert '(' not in few[col] and '(' in many[col] and many[col].startswith(few[col])
     assert '(' in few['`paper` accuracy']                                               # clips are drawn there, not speakers
 

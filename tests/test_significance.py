@@ -7,8 +7,8 @@ from scipy import stats
 from statsmodels.stats import contingency_tables, multitest
 from ser_fastai.core import EMOTIONS, SerError
 from ser_fastai.metrics import METRICS, accuracy, bootstrap, labels_of, uar
-from ser_fastai.significance import (gap, group_scores, holm, mcnemar, paired, paired_bootstrap, permutation_test, plot_groups,
-                                     shuffled_gap)
+from ser_fastai.significance import (group_gap, group_scores, holm, mcnemar, align_predictions, paired_bootstrap, permutation_test, plot_groups,
+                                     shuffled_group_gap)
 from test_metrics import predictions, rng
 
 pytestmark = pytest.mark.filterwarnings('error::RuntimeWarning')  # those of NumPy
@@ -23,7 +23,7 @@ def system(right):
 def test_paired_brings_runs_into_one_order(rng):
     a = pd.concat([predictions(rng, 20).assign(pair=f'fold 0 seed {s}', run='a') for s in range(3)])
     b = a.sample(frac=1, random_state=0)[['clip', *EMOTIONS[::-1], 'pair', 'truth']]
-    x, y = paired(a, b)
+    x, y = align_predictions(a, b)
     assert labels_of(x) == labels_of(y) == list(EMOTIONS)
     pd.testing.assert_frame_equal(x.drop(columns='run')[y.columns], y)
 
@@ -36,8 +36,8 @@ def test_paired_brings_runs_into_one_order(rng):
     (lambda d: d.rename(columns=dict(calm='bored')), 'different labels')])
 def test_paired_refuses_what_does_not_fit(rng, spoil, said):
     a = predictions(rng, 20).assign(pair=0)
-    with pytest.raises(SerError, match=said): paired(a, spoil(a))
-    with pytest.raises(SerError): paired(spoil(a), a)
+    with pytest.raises(SerError, match=said): align_predictions(a, spoil(a))
+    with pytest.raises(SerError): align_predictions(spoil(a), a)
 
 @pytest.mark.parametrize('test', [mcnemar, permutation_test, paired_bootstrap])
 @pytest.mark.parametrize('spoil', [lambda d: d[::-1], lambda d: d[1:], lambda d: d[['clip', 'truth', *EMOTIONS[::-1]]]])
@@ -92,7 +92,7 @@ def test_sure_differences():
 def test_a_second_seed_with_the_same_answers_is_no_evidence(rng):
     a, b = predictions(rng, 120, right=.6), predictions(rng, 120, right=.5)
     b = b.assign(truth=a.truth)
-    a2, b2 = paired(*(pd.concat([x.assign(pair=s) for s in range(4)]) for x in (a, b)))
+    a2, b2 = align_predictions(*(pd.concat([x.assign(pair=s) for s in range(4)]) for x in (a, b)))
     assert permutation_test(a2, b2, n_perm=500) == pytest.approx(permutation_test(a, b, n_perm=500))
     assert paired_bootstrap(a2, b2) == pytest.approx(paired_bootstrap(a, b))
 
@@ -146,7 +146,7 @@ def test_groups_are_asked_the_same(rng, metric):
 def test_a_group_of_one_speaker_has_no_interval(rng):
     pred, who = predictions(rng, 300), np.arange(300) % 6
     table = group_scores(pred, who == 0, who)
-    assert table.lo.isna().to_list() == [False, True] and np.isnan(gap(pred, who == 0, who)[3:]).all()
+    assert table.lo.isna().to_list() == [False, True] and np.isnan(group_gap(pred, who == 0, who)[3:]).all()
     assert group_scores(pred, who, who)[['lo', 'hi']].isna().all(axis=None)
     assert group_scores(pred, who, pred['clip'])[['lo', 'hi']].notna().all(axis=None)
     few = group_scores(pred, who < 2, who)  # some resamples have neither of the two
@@ -157,7 +157,7 @@ def test_gap_uses_one_draw_for_all_groups(rng):
     who = np.repeat(np.arange(24), 40)
     sentence = np.where(np.arange(960) // 2 % 2, 'dogs', 'kids')
     pred = system(rng.random(960) < rng.uniform(0, .9, 24)[who] + .1*(sentence == 'dogs'))
-    found, table = gap(pred, sentence, who, accuracy), group_scores(pred, sentence, who, accuracy)
+    found, table = group_gap(pred, sentence, who, accuracy), group_scores(pred, sentence, who, accuracy)
     assert (found.best, found.worst) == ('dogs', 'kids') and found.lower < found.difference < found.upper
     assert found.difference == pytest.approx(table.score.max() - table.score.min())
     assert found.upper - found.lower < (table.hi - table.lo).min()
@@ -168,36 +168,36 @@ def test_gap_uses_one_draw_for_all_groups(rng):
 def test_gap_allows_for_picking(rng):
     "Speakers who are alike: the interval of the gap between the best and the worst of them holds zero."
     who = np.repeat(np.arange(24), 30)
-    found = [gap(p, who, p['clip'], accuracy, n_boot=200) for p in (system(rng.random(720) < .6) for _ in range(20))]
+    found = [group_gap(p, who, p['clip'], accuracy, n_boot=200) for p in (system(rng.random(720) < .6) for _ in range(20))]
     assert all(g.difference > .1 for g in found)            # far apart, and by chance
     assert sum(g.lower > 0 for g in found) <= 4
     strong = system(rng.random(720) < np.where(who < 2, .95, .2))
-    assert gap(strong, who, strong['clip'], accuracy, n_boot=200).lower > 0
+    assert group_gap(strong, who, strong['clip'], accuracy, n_boot=200).lower > 0
 
 def test_shuffled_gap_is_what_chance_gives(rng):
     pred = predictions(rng).drop_duplicates('clip').reset_index(drop=True)
-    lots = [gap(pred, pred.groupby('truth').cumcount().to_numpy() % 2, pred['clip'], n_boot=2).difference]
+    lots = [group_gap(pred, pred.groupby('truth').cumcount().to_numpy() % 2, pred['clip'], n_boot=2).difference]
     by = pred.groupby('truth').cumcount().to_numpy() % 2
     for seed in range(200):
         r, dealt = np.random.default_rng([seed, 7]), by.copy()
         for t in pred.truth.unique():
             i = np.flatnonzero(pred.truth == t)
             dealt[i] = dealt[r.permutation(i)]
-        lots.append(gap(pred, dealt, pred['clip'], n_boot=2).difference)
-    assert shuffled_gap(pred, by, pred['clip']).mean == pytest.approx(np.mean(lots), rel=.25)
+        lots.append(group_gap(pred, dealt, pred['clip'], n_boot=2).difference)
+    assert shuffled_group_gap(pred, by, pred['clip']).mean == pytest.approx(np.mean(lots), rel=.25)
     five = pd.concat([pred]*5, ignore_index=True)                                  # more answers to the same clips are no more clips
-    assert shuffled_gap(five, np.tile(by, 5), five['clip']) == pytest.approx(shuffled_gap(pred, by, pred['clip']))
+    assert shuffled_group_gap(five, np.tile(by, 5), five['clip']) == pytest.approx(shuffled_group_gap(pred, by, pred['clip']))
     sure = pred.assign(**{e: (pred.truth == e).astype(float) for e in pred if e not in ('clip', 'truth')})
-    assert shuffled_gap(sure, by, sure['clip']) == (0, 1)
+    assert shuffled_group_gap(sure, by, sure['clip']) == (0, 1)
 
 def test_p_of_a_gap_by_hand():
     "Two of four speakers are always right: of the six ways to deal two and two, two set them apart as the groups do, by 1, and four not at all."
     who = np.repeat(np.arange(4), 2)
-    found = shuffled_gap(system(who < 2), np.where(who < 2, 'x', 'y'), who, accuracy, n_shuffles=899)
+    found = shuffled_group_gap(system(who < 2), np.where(who < 2, 'x', 'y'), who, accuracy, n_shuffles=899)
     k = round(899*found.mean)
     assert found == pytest.approx((k/899, (k + 1)/900)) and 250 < k < 350
-    assert shuffled_gap(system(who % 2 == 0), np.where(who < 2, 'x', 'y'), who, accuracy).p == 1   # no gap: every deal is as wide
-    assert np.isnan(shuffled_gap(system(np.ones(2)), ['x', 'y'], [0, 1])).all()                     # no emotion in common
+    assert shuffled_group_gap(system(who % 2 == 0), np.where(who < 2, 'x', 'y'), who, accuracy).p == 1   # no gap: every deal is as wide
+    assert np.isnan(shuffled_group_gap(system(np.ones(2)), ['x', 'y'], [0, 1])).all()                     # no emotion in common
 
 def test_plot_groups(rng):
     pred = predictions(rng)

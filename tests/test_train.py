@@ -5,7 +5,7 @@ from dataclasses import replace
 from fastai.vision.all import Callback, CancelBatchException, CrossEntropyLossFlat, Datasets, Learner, nn
 from ser_fastai import experiment as X, train as T
 from ser_fastai.core import SerError
-from ser_fastai.recipes import RECIPES, Recipe, adapt, weights_name
+from ser_fastai.recipes import RECIPES, Recipe, apply_options, weights_name
 from ser_fastai.metrics import metrics
 from ser_fastai.models import cnn
 from ser_fastai.results import Results
@@ -35,7 +35,7 @@ def cache(made, monkeypatch):
 def small(name, d, **kw):
     "A recipe of the registry at a size that takes a second; two architectures, one with batch norm in its body."
     size, arch = dict(cnn_transfer=('64', 'squeezenet1_1'), cnn_transfer_aug=('48-64', 'squeezenet1_1'), cnn_scratch_aug=('32-48', 'resnet18')).get(name, ('32', 'resnet18'))
-    r = adapt(RECIPES[name], arch, d/'squeeze.pth', size, 2 if name.endswith('aug') else 1)
+    r = apply_options(RECIPES[name], arch, d/'squeeze.pth', size, 2 if name.endswith('aug') else 1)
     return replace(r, **dict(seconds=.5, hidden=8, bs=16, shares=(.5, .5) if len(r.sizes) == 2 else (1.,)) | kw)
 
 def trained(made, name, seed=0, protocol='loso', **kw):
@@ -76,7 +76,7 @@ def test_a_network_learns_and_labels_are_in_place(made):
 def test_channels_last_changes_nothing_that_is_learned(made, monkeypatch):
     monkeypatch.setenv('SER_BF16', '0')
     fast = trained(made, 'cnn_scratch_aug')[0]
-    monkeypatch.setattr(T, 'speed_cbs', lambda device: [])
+    monkeypatch.setattr(T, 'speed_callbacks', lambda device: [])
     plain, s, _ = trained(made, 'cnn_scratch_aug')
     assert np.abs(fast.predict_proba(s.test) - plain.predict_proba(s.test)).max() < .02
     assert fast.model.model[0][0].weight.is_contiguous(memory_format=torch.channels_last)
@@ -107,8 +107,8 @@ TINY = dict(lstm={}, cnn_scratch_aug=dict(arch='squeezenet1_1', sizes=(32,), sha
 
 @pytest.mark.parametrize('name', TINY)
 def test_only_training_steps_run_in_bf16(made, monkeypatch, bf16, name):
-    df, precision, speed_cbs = made[0], Precision(), T.speed_cbs
-    monkeypatch.setattr(T, 'speed_cbs', lambda device: [*speed_cbs(device), precision])
+    df, precision, speed_callbacks = made[0], Precision(), T.speed_callbacks
+    monkeypatch.setattr(T, 'speed_callbacks', lambda device: [*speed_callbacks(device), precision])
     t, s, _ = trained(made, name, **TINY[name])
     assert set(precision.seen) == {(True, torch.bfloat16 if bf16 else torch.float32), (False, torch.float32)}
     learn, row = t.model, t.curves.iloc[-1]
@@ -124,7 +124,7 @@ def test_only_training_steps_run_in_bf16(made, monkeypatch, bf16, name):
 def test_the_weights_predict_the_same_without_the_training_callbacks(made, bf16):
     t, s, _ = trained(made, 'lstm')
     before = t.predict_proba(s.test)
-    t.model.remove_cbs(T.speed_cbs() + [T.BF16])
+    t.model.remove_cbs(T.speed_callbacks() + [T.BF16])
     assert np.array_equal(t.predict_proba(s.test), before)
 
 def numbers(i): return torch.tensor([i, i % 2, i % 3, i % 4])/8.
@@ -172,7 +172,7 @@ def test_a_cancelled_batch_leaves_a_plain_model():
 def test_the_switch(monkeypatch, value, has, expected):
     monkeypatch.setattr(T, 'has_bf16', lambda device: has)
     monkeypatch.delenv('SER_BF16', raising=False) if value is None else monkeypatch.setenv('SER_BF16', value)
-    assert T.use_bf16() == expected == any(isinstance(cb, T.BF16) for cb in T.speed_cbs())
+    assert T.use_bf16() == expected == any(isinstance(cb, T.BF16) for cb in T.speed_callbacks())
 
 def test_a_mistyped_switch_is_explained(made, monkeypatch):
     for value in 'yes', '2', ' 1', 'bf16':
@@ -201,7 +201,7 @@ def test_weights_are_called_what_they_are(made, tmp_path):
 
 def test_options(made):
     _, d = made
-    with pytest.raises(SerError, match='invalid image size "big"'): adapt(RECIPES['cnn_scratch'], size='big')
+    with pytest.raises(SerError, match='invalid image size "big"'): apply_options(RECIPES['cnn_scratch'], size='big')
     with pytest.raises(SerError, match='2 sizes and 1 shares'): T.stages(Recipe('r', sizes=(64, 96)))
     with pytest.raises(SerError, match='unknown statistic "median"; known: mean'): trained(made, 'svm', stats='median')
 
@@ -315,7 +315,7 @@ def test_without_git(monkeypatch):
     assert X.environment()['commit'] == ''
 
 
-HELD = inspect.getsource(T.keep_memory) + '''
+HELD = inspect.getsource(T.reuse_freed_memory) + '''
 import ctypes, os, numpy as np
 def held():
     "MB that a block of 64 leaves behind once it is freed."
@@ -323,7 +323,7 @@ def held():
     before, block = now(), np.ones(2**23)
     del block
     return now() - before
-print(held()); keep_memory(); print(held())
+print(held()); reuse_freed_memory(); print(held())
 '''
 
 @pytest.mark.skipif(platform.libc_ver()[0] != 'glibc', reason='another C library')

@@ -14,11 +14,11 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 
 # %% ../../nbs/13_svm.ipynb #4a434232
-from ..augment import copies_of
+from ..augment import augmented_copies
 from ..core import check_choice
 from ..recipes import Recipe
 from ..data import split_labels
-from ..features import Features, mfcc, moments_by
+from ..features import Features, mfcc, speaker_statistics
 from ..splits import Split
 from ..train import Trained
 
@@ -67,7 +67,7 @@ def train_svm(
     "Train the SVM on the statistics of the MFCC."
     labels = split_labels(df, s)
     def clip_stats(clip, source=features): return mfcc_stats(source[clip], recipe.n_mfcc, recipe.stats)
-    moments = moments_by(recipe.standardise, df, lambda clip: clip_stats(clip)[None])
+    moments = speaker_statistics(recipe.standardise, df, lambda clip: clip_stats(clip)[None])
     def vector(clip, source):
         x = clip_stats(clip, source)
         if not moments: return x
@@ -75,7 +75,7 @@ def train_svm(
         return (x - mean)/sd
     def vectors(rows, source=features): return np.stack([vector(c, source) for c in df['clip'].iloc[rows]])
 
-    sources = [features, *copies_of(features, recipe)]
+    sources = [features, *augmented_copies(features, recipe)]
     y = [labels.index(e) for e in df.emotion.iloc[s.train]]
     model = svm_pipeline(recipe.C)
     model.fit(np.concatenate([vectors(s.train, source) for source in sources]), y*len(sources))
