@@ -120,13 +120,13 @@ def course(
 def timeline_with_progress(
     p: Predictor,
     path,        # a recording
-    tell         # is called with the processed share of the recording, 0 to 1
-):               # DataFrame, of `Predictor.timeline`
+    on_share     # function that is called with the processed share of the recording, 0 to 1
+):               # DataFrame, as from `Predictor.timeline`
     "The answers over time, with a report of the progress."
     with open_audio(path) as f: seconds = f.known_frames/f.samplerate
-    def at(start):
-        if start: tell(min(start/seconds, 1.))   # a single utterance needs no progress bar
-    return p.timeline(path, tell=at)
+    def on_window(start):
+        if start: on_share(min(start/seconds, 1.))   # a single utterance needs no progress bar
+    return p.timeline(path, on_progress=on_window)
 
 # %% ../nbs/33_app.ipynb #5c394b73
 CAM = 'In red: the parts that spoke for <b>{}</b> (Grad-CAM).'
@@ -136,10 +136,10 @@ def show(
     p: Predictor,
     path,                         # a recording
     threshold: float = THRESHOLD, # less sure than this is "uncertain"
-    tell=lambda share: None       # as for `timeline_with_progress`
+    on_share=lambda share: None   # as for `timeline_with_progress`
 ) -> str:                         # HTML, but for the script of the player
     "All that the page answers."
-    timeline = timeline_with_progress(p, path, tell)
+    timeline = timeline_with_progress(p, path, on_share)
     probs, long = timeline[p.labels].mean(), len(timeline) > 1
     best, settings = probs.idxmax(), picture_settings(p)
     surest = timeline.loc[timeline[best].idxmax()]

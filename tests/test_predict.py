@@ -330,7 +330,7 @@ def test_unreadable_files_have_rows_in_input_order(bundles, corpus, tmp_path, ca
 def test_one_threshold_everywhere():
     import inspect
     from ser_fastai import app, cli
-    functions = (R.answer, P.Predictor.predict_files, P.row, P.segments, P.plot_timeline, P.predict_paths, cli.ser_predict, cli.ser_app,
+    functions = (R.answer, P.Predictor.predict_files, P.result_row, P.segments, P.plot_timeline, P.predict_paths, cli.ser_predict, cli.ser_app,
                  app.in_a_line, app.course, app.show, app.build_app, app.serving)
     assert {inspect.signature(f).parameters['threshold'].default for f in functions} == {THRESHOLD}
 
@@ -374,17 +374,17 @@ def test_timeline_of_the_command(bundles, tmp_path, capsys):
     assert set(pd.read_csv(io.StringIO(capsys.readouterr().out)).emotion) == {'uncertain'}
     assert list(pd.read_csv(io.StringIO(out)).columns) == ['path', 'start', 'end', 'emotion', 'confidence', *LABELS, 'error']
     (tmp_path/'file').write_text('')
-    with pytest.raises(SerError, match='cannot be written'): P.predict_paths(paths[:1], bundles/'lstm', plot=tmp_path/'file')
+    with pytest.raises(SerError, match='cannot write to'): P.predict_paths(paths[:1], bundles/'lstm', plot=tmp_path/'file')
 
 @pytest.mark.parametrize('format', ['table', 'json'])
 @pytest.mark.parametrize('how', [KeyboardInterrupt, SerError('pictures cannot be written: name another folder.')], ids=['interrupted', 'no picture'])
 def test_what_is_done_is_shown_though_the_rest_fails(how, format, bundles, corpus, tmp_path, capsys, monkeypatch):
     "The rows that there are, and the sentences; then the failure goes its way."
-    draw = P._draw
+    draw = P._save_plot
     def draw_one(path, timeline, folder, threshold, used):
         if used: raise how
         draw(path, timeline, folder, threshold, used)
-    monkeypatch.setattr(P, '_draw', draw_one)
+    monkeypatch.setattr(P, '_save_plot', draw_one)
     (tmp_path/'broken.wav').write_text('no sound')
     with pytest.raises(type(how) if how is not KeyboardInterrupt else how):
         P.predict_paths([tmp_path/'broken.wav', *corpus.path[:3]], bundles/'lstm', format=format, timeline=True, plot=tmp_path/'pictures')
