@@ -122,14 +122,14 @@ def test_bars_are_for_terminals(watched, monkeypatch):
 MISUSE = [
     (('ser_run', '--recipes', 'lsmt'), 'known: svm, lstm'),
     (('ser_run', '--protocol', 'papper'), 'known: paper'),
-    (('ser_run', '--seeds', 'x'), 'write for instance'),
+    (('ser_run', '--seeds', 'x'), 'write, for example'),
     (('ser_run', '--corpora', 'ravdess', '--data', 'nowhere'), 'ser_download ravdess'),
     (('ser_run', '--song'), 'a folder of its own with --results'),
     (('ser_run', '--recipes', 'cnn_transfer', '--weights', 'nowhere.pth'), 'nowhere.pth does not exist'),
     (('ser_reproduce', '--data', 'nowhere', '--corpora', 'savee'), 'SAVEE is not in nowhere'),
     (('ser_corpora', 'nowhere'), 'unknown corpus'),
     (('ser_download', 'nowhere'), 'known: ravdess'),
-    (('ser_report', '--results', 'nowhere'), 'holds no runs'),
+    (('ser_report', '--results', 'nowhere'), 'no runs in'),
     (('ser_card', 'no-such-run'), 'there is no run'),
     (('ser_export', '.'), 'name a new folder'),
     (('ser_export', 'out', '--bundle', 'nowhere'), 'nowhere'),
@@ -142,7 +142,7 @@ def test_misuse_is_one_sentence(tmp_path):
 
 
 @pytest.mark.parametrize('args, said', [
-    (dict(folds='99'), 'paper has 0 to 0'), (dict(seeds='5-2'), 'write for instance'), (dict(jobs=0), '--jobs 1 or more'), (dict(epochs=-1), 'invalid number of epochs -1'),
+    (dict(folds='99'), 'paper has 0 to 0'), (dict(seeds='5-2'), 'write, for example'), (dict(jobs=0), '--jobs 1 or more'), (dict(epochs=-1), 'invalid number of epochs -1'),
     (dict(recipes='cnn_scratch', size='0'), 'invalid image size "0"'), (dict(corpora=','), 'no corpus given'), (dict(protocol='emobox'), 'speaker'), (dict(results='full/results'), 'name another folder with --results')])
 def test_misuse_of_a_run_ends_before_the_training(voices, tmp_path, monkeypatch, capsys, args, said):
     monkeypatch.chdir(tmp_path); monkeypatch.setenv('SER_CACHE', str(tmp_path/'cache')); monkeypatch.setenv('SER_QUIET', '1')
