@@ -1,4 +1,4 @@
-"The web page: what it answers, what it refuses, that it keeps nothing, and how it looks to a visitor in a browser."
+"The web page: answers, refusals, deletion of uploads, and its appearance in a browser."
 import base64, io, json, os, shutil, signal, socket, subprocess, sys, time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -84,26 +84,26 @@ def test_endpoint_answers_as_predict(client, clips, bundle, page):
     assert left(page) == []
 
 def test_the_same_file_from_many_visitors(client, clips, page, bundle):
-    "An answer to one must not take the file away from another."
+    "The answer for one visitor must not delete the file of another."
     with ThreadPoolExecutor(4) as ex: got = list(ex.map(lambda _: asked(client, clips/'angry.wav'), range(8)))
     assert all(g == got[0] for g in got) and left(page) == []
 
 @pytest.mark.parametrize('name, said', [('broken.wav', 'broken.wav: '), ('lecture.flac', 'lecture.flac lasts 0:40 minutes')])
-def test_refusals_are_a_sentence(name, said, client, clips, page):
+def test_refusals_are_one_line(name, said, client, clips, page):
     with pytest.raises(AppError) as e: asked(client, clips/name)
     assert said in str(e.value) and str(page[1].parent) not in str(e.value) and left(page) == []
 
-def test_too_large_is_refused_unread(page, clips):
+def test_large_uploads_are_refused_unread(page, clips):
     send = lambda **kw: requests.post(f'{page[0]}gradio_api/upload', timeout=20, **kw)
     r = send(files=dict(files=(clips/'film.wav').read_bytes()))
-    assert r.status_code == 413 and 'up to 1 MB' in r.text
+    assert r.status_code == 413 and 'limit is 1 MB' in r.text
     assert send(data=iter([b'x'*100]), headers={'Content-Type': 'multipart/form-data; boundary=x'}).status_code == 413   # a size that is not said
     assert send(files=dict(other=b'x')).status_code == 400
     assert left(page) == []
 
-def test_an_upload_that_nobody_asks_about(bundle, clips):
-    "A tab that was closed sends nothing more, so the server looks by itself; what is younger waits for its answer."
-    with A.serving(bundle, port=free_port(), unasked=.5, threshold=.95) as (url, uploads):
+def test_uploads_without_an_answer_are_deleted(bundle, clips):
+    "The server deletes them after `max_age`, as the page may have been closed."
+    with A.serving(bundle, port=free_port(), max_age=.5, threshold=.95) as (url, uploads):
         lost = sent(url, clips/'angry.wav').parent
         until(lambda: not lost.exists(), 30)
         assert uploads.is_dir() and not list(uploads.iterdir())
@@ -117,12 +117,12 @@ def test_uploads_do_not_leave_their_folder(page):
     assert path.parent.parent == page[1] and path.name == '_b_evil.wav'
     shutil.rmtree(path.parent)
 
-def test_files_of_the_server_cannot_be_asked_about(page, client):
+def test_files_of_the_server_cannot_be_read(page, client):
     with pytest.raises(Exception): client.predict(dict(path=__file__, meta=dict(_type='gradio.FileData')), api_name='/predict')
     assert Path(__file__).exists()
 
 @pytest.mark.parametrize('address', ['https://example.org/clip.wav', 'http://127.0.0.1:1/clip.wav', 'file:///etc/passwd'])
-def test_an_address_is_refused_unfetched(address, page):
+def test_addresses_are_refused_and_not_fetched(address, page):
     "Gradio would fetch it, and keep it."
     for route in 'call/predict', 'queue/join':
         r = requests.post(f'{page[0]}gradio_api/{route}', json=dict(data=[dict(path=address, meta=dict(_type='gradio.FileData'))], fn_index=0, session_hash='x'), timeout=20)
@@ -135,7 +135,7 @@ def test_an_address_is_refused_unfetched(address, page):
     assert left(page) == []
 
 def test_one_answer_at_a_time(page, client, clips, bundle, monkeypatch):
-    "Visitors and programs share one queue, so the minute of sound that lies in memory while a recording is heard does so once."
+    "Visitors and programs share one queue, so only one recording at a time is in memory."
     recognise, now, most = bundle.recognise, [], []
     def counted(*args, **kwargs):
         now.append(args)
@@ -169,12 +169,12 @@ def test_a_threshold_is_a_probability(threshold, bundle):
 @pytest.mark.parametrize('option', ['mb', 'minutes'])
 @pytest.mark.parametrize('limit', [0, -1, float('nan'), float('inf'), 1e308])
 def test_a_limit_is_positive_and_finite(limit, option, bundle):
-    with pytest.raises(SerError, match=f'is no limit: give --{option} a positive number'):
+    with pytest.raises(SerError, match=f'invalid limit .*: use a positive number for --{option}'):
         with A.serving(bundle, port=free_port(), **{f'max_{option}': limit}): pass
 
 @pytest.mark.parametrize('port', [0, -1, 65536, 70000])
-def test_what_is_no_port_is_one_sentence(port):
-    with pytest.raises(SerError, match=f'^{port} is no port: name one from 1 to 65535 with --port.$'): A.check_port('127.0.0.1', port)
+def test_an_invalid_port(port):
+    with pytest.raises(SerError, match=f'^invalid port {port}: use 1 to 65535 for --port$'): A.check_port('127.0.0.1', port)
 
 def test_an_exported_bundle_on_the_page(shipped, tmp_path, clips, bundle):
     exported = Predictor(shipped)
@@ -183,14 +183,14 @@ def test_an_exported_bundle_on_the_page(shipped, tmp_path, clips, bundle):
         assert left((url, uploads)) == []
     np.testing.assert_allclose(pd.Series(got), bundle.predict(clips/'angry.wav'), atol=1e-3)
     html = A.show(exported, clips/'talk.wav')
-    assert 'Where it is surest' in html and 'Grad-CAM' in html and 'ser-player' in html
+    assert 'Most certain part' in html and 'Grad-CAM' in html and 'ser-player' in html
 
-def test_no_recording_is_a_sentence(client):
+def test_no_recording(client):
     with pytest.raises(AppError, match='no recording'): client.predict(None, api_name='/predict')
 
-def test_a_taken_port_is_one_sentence(page, bundle):
+def test_a_port_in_use(page, bundle):
     port = int(page[0].rstrip('/').rsplit(':', 1)[1])
-    with pytest.raises(SerError, match=f'port {port} of 127.0.0.1 cannot be had .*--port'):
+    with pytest.raises(SerError, match=f'cannot use port {port} of 127.0.0.1 .*--port'):
         with A.serving(bundle, port=port): pass
 
 def test_markup_in_labels_and_names_stays_text(bundle):
@@ -199,12 +199,12 @@ def test_markup_in_labels_and_names_stays_text(bundle):
 
 def test_an_answer_of_a_long_recording(bundle, clips):
     html = A.show(bundle, clips/'talk.wav')
-    assert 'average over the whole' in html and 'Where it is surest' in html and '<details>' in html and '0:20' in html and '<script>' not in html
+    assert 'average over the whole' in html and 'Most certain part' in html and '<details>' in html and '0:20' in html and '<script>' not in html
     short = A.show(bundle, clips/'angry.wav')
     assert '<details>' not in short and 'ser-player' in short and A.in_a_line(bundle.predict(clips/'angry.wav')) in short
     assert '<h2>uncertain: no emotion' in A.show(bundle, clips/'angry.wav', threshold=1.) and 'uncertain' not in A.show(bundle, clips/'talk.wav', threshold=0.)
 
-def test_what_is_explained_is_what_was_answered_for(bundle, tmp_path, monkeypatch):
+def test_the_explained_samples_are_the_classified_ones(bundle, tmp_path, monkeypatch):
     "The very samples, of a recording in stereo and at another rate."
     explain, explained = A.explain, []
     def spied(p, audio, sr, label):
@@ -262,8 +262,8 @@ def test_upload_answer_and_player(driver, page, clips, bundle):
     while driver.execute_script(at) <= before + 1: assert time.time() < end, 'the marker does not move'
 
 @in_browser
-def test_the_page_asks_no_one_else(driver, page):
-    "It works offline: every request goes to the page itself."
+def test_the_page_works_offline(driver, page):
+    "Every request goes to the page itself."
     driver.get_log('performance')
     opened(driver, page)
     sent = [json.loads(e['message'])['message'] for e in driver.get_log('performance')]
@@ -272,13 +272,13 @@ def test_the_page_asks_no_one_else(driver, page):
     assert len(urls) > 5 and [u for u in urls if not u.startswith((page[0], 'data:', 'blob:'))] == []
 
 @in_browser
-def test_a_broken_file_gives_its_sentence(driver, page, clips):
+def test_a_broken_file_is_refused(driver, page, clips):
     opened(driver, page, clips/'broken.wav')
     assert 'broken.wav: ' in found(driver, '#answer [role=alert]').text
     assert not driver.find_elements('css selector', '#answer .ser-bars') and left(page) == []
 
 @in_browser
-def test_a_large_file_gives_a_sentence(driver, page, clips):
+def test_a_large_file_is_refused(driver, page, clips):
     opened(driver, page, clips/'film.wav')
     said = found(driver, '#answer [role=alert]').text
     assert 'film.wav is too large: the limit is 1 MB' in said and not driver.find_elements('css selector', '.ser-wait') and left(page) == []
@@ -300,7 +300,7 @@ def test_what_is_offered_is_what_can_be_read(driver, page, clips):
 
 @in_browser
 def test_an_example(driver, page):
-    "It is answered, and stays for the next visitor."
+    "It gets an answer and is not deleted."
     opened(driver, page)
     found(driver, '#examples button').click()
     assert found(driver, '#answer h2').text
@@ -331,7 +331,7 @@ def test_desktop_and_phone(width, height, driver, page, clips, tmp_path):
 
 @in_browser
 def test_a_microphone(driver, page):
-    "Chromium's made-up microphone beeps; it is heard, and nothing of it stays."
+    "Chromium's simulated microphone gets an answer, and no file is kept."
     opened(driver, page)
     found(driver, '#recording button[aria-label="Record audio"]').click()
     found(driver, '#recording .record-button').click()
@@ -345,7 +345,7 @@ def test_a_microphone(driver, page):
 BIN = Path(sys.executable).parent
 
 def test_the_command(clips, bundle, tmp_path):
-    "It starts, answers, and ends when it is told to, without a word or a file, though an upload was still waiting."
+    "It starts, answers, and stops on SIGINT without output or files, even if an upload is waiting."
     port, (tmp, got) = free_port(), (tmp_path/'tmp', tmp_path/'client')
     url = f'http://127.0.0.1:{port}/'
     tmp.mkdir(), got.mkdir()
@@ -353,7 +353,7 @@ def test_the_command(clips, bundle, tmp_path):
     env = os.environ | nowhere | dict(TMPDIR=str(tmp), no_proxy='', NO_PROXY='')     # as in an office, where a proxy leads to the internet
     with subprocess.Popen([BIN/'ser_app', '--port', str(port)], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as p:
         try:
-            assert p.stdout.readline() == f'{url} (Ctrl-C ends it)\n', p.stderr.read()
+            assert p.stdout.readline() == f'{url} (stop with Ctrl-C)\n', p.stderr.read()
             answer = asked(Client(url, verbose=False, download_files=got), clips/'angry.wav')
             np.testing.assert_allclose(pd.Series(answer), bundle.predict(clips/'angry.wav'), atol=1e-5)
             with socket.create_connection(('127.0.0.1', port)) as s:   # a tab that is closed while it sends
@@ -367,8 +367,8 @@ def test_the_command(clips, bundle, tmp_path):
     left = [f for f in tmp.rglob('*') if f.is_file() and f.name != '.ses']   # onnxruntime's own file
     assert left == [] and not list(tmp.glob('ser_app*'))
 
-def test_it_ends_when_the_system_says_so(monkeypatch):
-    "SIGTERM as Ctrl-C: the folder of uploads goes too."
+def test_sigterm_stops_the_server(monkeypatch):
+    "SIGTERM works like Ctrl-C: the folder of uploads is deleted."
     ended = []
     @contextmanager
     def serving(*args, **kw):
@@ -381,7 +381,7 @@ def test_it_ends_when_the_system_says_so(monkeypatch):
     finally: [signal.signal(s, handler) for s, handler in before.items()]
     assert ended
 
-def test_misuse_of_the_command_is_one_sentence(tmp_path):
+def test_wrong_options_of_the_command_give_one_line(tmp_path):
     with socket.create_server(('127.0.0.1', 0)) as taken:
         got = misused([['ser_app', '--port', str(taken.getsockname()[1])], ['ser_app', '--bundle', 'nowhere', '--port', str(free_port())]], tmp_path)
     for (status, told), says in zip(got, ('name another with --port', 'name the folder of a bundle'), strict=True):
