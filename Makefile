@@ -7,19 +7,19 @@ BIN     := $(VENV)/bin
 STAMP   := $(VENV)/.installed
 CORPORA ?= ravdess,savee
 
-# The first Python 3.11 to 3.13 that is installed, unless PYTHON is given.
+# The first installed Python 3.11 to 3.13, unless PYTHON is given.
 CHECK   := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 NAMES   := python3 python3.13 python3.12 python3.11
 PYTHON  ?= $(or $(firstword $(foreach p,$(NAMES),$(shell $(p) -c '$(CHECK)' 2>/dev/null && echo $(p)))),python3)
 
-# Tests run without corpora, downloaded weights, earlier caches and network: the proxy refuses connections.
+# Tests run without corpora, downloaded weights, earlier caches and internet access: the proxy refuses connections.
 TMP     := $(CURDIR)/.cache/test
 PROXY   := http://127.0.0.1:9
 OFFLINE := env -u SER_RESULTS SER_DATA="$(TMP)/no-corpora" SER_CACHE="$(TMP)/features" TORCH_HOME="$(TMP)/torch" \
            HF_HOME="$(TMP)/hf" HF_HUB_OFFLINE=1 MPLBACKEND=Agg OMP_NUM_THREADS=1 \
            http_proxy=$(PROXY) https_proxy=$(PROXY) HTTP_PROXY=$(PROXY) HTTPS_PROXY=$(PROXY) \
            no_proxy=localhost,127.0.0.1 NO_PROXY=localhost,127.0.0.1
-# nbdev_test has no time limit, so `timeout` ends a cell that hangs, where it is installed.
+# nbdev_test has no time limit, so `timeout`, if it is installed, ends a cell that hangs.
 LIMIT   := $(if $(shell command -v timeout),timeout 900)
 
 help: ## show this list
@@ -37,9 +37,9 @@ $(STAMP): settings.ini setup.py pyproject.toml
 	@$(BIN)/python -m pip install -e '.[dev,onnx,app]'
 	@touch $@
 
-test: $(STAMP) ## compare modules and notebooks, run all notebooks and all tests (offline, up to 10 minutes)
+test: $(STAMP) ## compare modules with notebooks, run all notebooks and all tests (offline, up to 10 minutes)
 	@rm -rf "$(TMP)"
-	@echo "Comparing modules and notebooks"
+	@echo "Comparing modules with notebooks"
 	@$(OFFLINE) $(BIN)/python -m pytest -q tests/test_sync.py
 	@echo "Running all notebooks without their slow cells"
 	@$(OFFLINE) $(LIMIT) $(BIN)/nbdev_test --n_workers 2 --do_print --timing

@@ -10,10 +10,10 @@ from ser_fastai.features import build_features
 from ser_fastai.results import to_markdown
 from ser_fastai.synth import synthesise
 
-R = Recipe('benchmark', trim=False)   # without trimming, as librosa
+R = Recipe('benchmark', trim=False)   # librosa does not trim either
 
 def by_librosa(path):
-    "Log-mel by librosa, dB, and the processor time, s."
+    "Log-mel of a file by librosa (dB), and the processor time (s)."
     start = time.process_time()
     y, sr = librosa.load(path, sr=R.sr)
     y = (y - np.mean(y, dtype='float64')).astype(y.dtype)   # as `build_features` removes constant offsets
@@ -23,8 +23,8 @@ def by_librosa(path):
 
 def loop(df): return [by_librosa(p) for p in df.path]
 def parallel(df): return Parallel(-1)(delayed(by_librosa)(p) for p in df.path)
-def ours(df):
-    "Log-mels by `build_features` into an empty cache, dB, and the processor time per clip, s."
+def build(df):
+    "Log-mels by `build_features` into an empty cache (dB), and the processor time per clip (s)."
     start = time.process_time()
     with tempfile.TemporaryDirectory() as cache:
         feats = build_features(df, R, cache)
@@ -46,7 +46,7 @@ def main(
         df = pd.DataFrame(dict(clip=map(str, paths), path=paths, sha=sha))
         n = cpu_count()
         methods = {'librosa, loop': loop, f'librosa, joblib on {n} cores': parallel,
-                   f'ser_fastai on {n} cores': ours}
+                   f'ser_fastai on {n} cores': build}
         for method in methods.values(): method(df[:16])   # imports, workers and filters are not timed
         times, out = {k: [] for k in methods}, {}
         for i in range(reps):

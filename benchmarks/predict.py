@@ -1,4 +1,4 @@
-"From a file to its emotion: fastai's learner, loops around torch and scikit-learn, and ours, exported to 8 bits; an hour of sound; the web page under load."
+"Speed of prediction for one clip, a folder, a long recording and requests to the web page."
 import json, os, socket, subprocess, sys, tempfile, time, warnings
 warnings.filterwarnings('ignore')
 from concurrent.futures import ThreadPoolExecutor
@@ -6,7 +6,8 @@ from itertools import count
 from pathlib import Path
 from uuid import uuid4
 import librosa, numpy as np, pandas as pd, soundfile as sf, torch
-from fastai.vision.all import CategoryBlock, ColReader, DataBlock, TransformBlock, accuracy, vision_learner
+from fastai.vision.all import (CategoryBlock, ColReader, DataBlock, TransformBlock, accuracy,
+                               vision_learner)
 from fastcore.script import call_parse
 from ser_fastai.audio import read_audio
 from ser_fastai.core import EMOTIONS, seed_all
@@ -21,143 +22,201 @@ from ser_fastai.publish import export_bundle, save_bundle
 from ser_fastai.results import to_markdown
 from ser_fastai.synth import synthesise
 
-def in_turns(ways, reps, n):
-    "Median seconds of each way for one item; the ways take turns, and each goes first as often."
-    took = {k: [] for k in ways}
-    for f in ways.values(): f()
+SR, N_FFT, HOP_LENGTH, N_FRAMES = 16000, 1024, 192, 250   # 3 seconds
+
+def median_times(methods, reps, n_clips):
+    "Median time of each method, s per clip. Methods alternate, and each comes first equally often."
+    times, names = {k: [] for k in methods}, list(methods)
+    for method in methods.values(): method()   # imports and first calls are not timed
     for i in range(reps):
-        for k in [*ways][i % len(ways):] + [*ways][:i % len(ways)]:
-            t = time.perf_counter(); ways[k](); took[k].append((time.perf_counter() - t)/n)
-    return {k: np.median(v) for k, v in took.items()}
+        for k in names[i % len(names):] + names[:i % len(names)]:
+            start = time.perf_counter()
+            methods[k]()
+            times[k].append((time.perf_counter() - start)/n_clips)
+    return {k: np.median(v) for k, v in times.items()}
 
-def table(took, ours, unit=1000, name='milliseconds'):
-    return to_markdown(pd.DataFrame([{'': k, name: f'{unit*v:.1f}', f'{ours} is faster by': f'{v/took[ours]:.1f}'} for k, v in took.items()]))
+def speed_table(times):
+    "Times per clip, and the speed-up of the last method over each."
+    *_, last = times
+    rows = [{'': k, 'ms per clip': f'{1000*t:.1f}', f'speed-up of {last}': f'{t/times[last]:.1f}'}
+            for k, t in times.items()]
+    return to_markdown(pd.DataFrame(rows))
 
-def learner(paths, arch, size):
-    "A learner that takes files, as a user of fastai would make it."
-    r = Recipe('benchmark', arch=arch, sizes=(size,))
-    def load(path): return TensorSpectrogram(torch.from_numpy(as_image(clip_features(read_audio(path)), 250)).expand(3, -1, -1))
-    block = DataBlock((TransformBlock(type_tfms=load), CategoryBlock(vocab=list(EMOTIONS), sort=False)), get_x=ColReader('path'), get_y=ColReader('emotion'),
-                      splitter=lambda df: (list(range(8)), [0]), batch_tfms=image_tfms(size, r))
+def fastai_learner(paths, arch, size):
+    "A fastai learner that takes audio files, and its recipe."
+    recipe = Recipe('benchmark', arch=arch, sizes=(size,))
+    def load(path):
+        image = torch.from_numpy(as_image(clip_features(read_audio(path)), N_FRAMES))
+        return TensorSpectrogram(image.expand(3, -1, -1))
+    block = DataBlock((TransformBlock(type_tfms=load), CategoryBlock(vocab=list(EMOTIONS), sort=False)),
+                      get_x=ColReader('path'), get_y=ColReader('emotion'),
+                      splitter=lambda df: (list(range(8)), [0]), batch_tfms=image_tfms(size, recipe))
     df = pd.DataFrame(dict(path=paths[:8], emotion=EMOTIONS))
     learn = vision_learner(block.dataloaders(df, bs=8), find_arch(arch), pretrained=False, metrics=accuracy)
-    for m in learn.model.modules():   # as after training: layers alike share their numbers in a graph, and shared ones are not brought to 8 bits
-        if isinstance(m, torch.nn.BatchNorm2d): m.bias.data.normal_(0, .1); m.running_mean.normal_(0, .1)
-    return learn, r
+    # As after training: equal layers would share one constant in the graph, which is not quantised.
+    for m in learn.model.modules():
+        if not isinstance(m, torch.nn.BatchNorm2d): continue
+        m.bias.data.normal_(0, .1)
+        m.running_mean.normal_(0, .1)
+    return learn, recipe
 
-def torch_loop(learn, paths):
-    "A model in a loop over files, features by librosa."
-    model = learn.model.eval()
+def fastai_loop(learn, paths, n_threads):
+    "`learn.predict` in a loop over files."
+    before = torch.get_num_threads()
+    torch.set_num_threads(n_threads)
+    with learn.no_bar(), learn.no_logging():
+        for p in paths: learn.predict(p)
+    torch.set_num_threads(before)
+
+def load_trimmed(path): return librosa.effects.trim(librosa.load(path, sr=SR)[0], top_db=30)[0]
+
+def torch_loop(model, size, paths):
+    "Log-mel by librosa and a torch model in a loop over files."
     with torch.inference_mode():
         for p in paths:
-            x, _ = librosa.effects.trim(librosa.load(p, sr=16000)[0], top_db=30)
-            S = librosa.power_to_db(librosa.feature.melspectrogram(y=x, sr=16000, n_fft=1024, hop_length=192, n_mels=128, fmax=8000), ref=np.max)
-            image = torch.from_numpy(as_image(S, 250))[None, None]
-            model(torch.nn.functional.interpolate(image, (learn.size, learn.size), mode='bilinear').expand(-1, 3, -1, -1)).softmax(1)
+            S = librosa.feature.melspectrogram(y=load_trimmed(p), sr=SR, n_fft=N_FFT, hop_length=HOP_LENGTH,
+                                               n_mels=128, fmax=8000)
+            image = torch.from_numpy(as_image(librosa.power_to_db(S, ref=np.max), N_FRAMES))[None, None]
+            image = torch.nn.functional.interpolate(image, (size, size), mode='bilinear')
+            model(image.expand(-1, 3, -1, -1)).softmax(1)
 
-def sklearn_loop(model, paths):
-    "Averaged MFCC by librosa and an SVM by scikit-learn in a loop over files."
+def svm_loop(svm, paths):
+    "Mean MFCC by librosa and an SVM by scikit-learn in a loop over files."
     for p in paths:
-        x, _ = librosa.effects.trim(librosa.load(p, sr=16000)[0], top_db=30)
-        model.predict(librosa.feature.mfcc(y=x, sr=16000, n_mfcc=20, n_fft=1024, hop_length=192).mean(1)[None])
+        mfcc = librosa.feature.mfcc(y=load_trimmed(p), sr=SR, n_mfcc=20, n_fft=N_FFT, hop_length=HOP_LENGTH)
+        svm.predict(mfcc.mean(1)[None])
 
-HOUR = '''
+TIMELINE = '''
 import json, re, sys, time
 from ser_fastai.predict import Predictor
-from ser_fastai.publish import export_bundle, save_bundle
-peak = lambda: int(re.search(r'VmHWM:\\s+(\\d+)', open('/proc/self/status').read())[1])/1024   # MB
-p = Predictor(sys.argv[1] or None)
-p.predict(sys.argv[2])
-before, t = peak(), time.perf_counter()
-n = len(p.timeline(sys.argv[3]))
-print(json.dumps([n, time.perf_counter() - t, before, peak()]))
+def peak_mb(): return int(re.search(r'VmHWM:\\s+(\\d+)', open('/proc/self/status').read())[1])/1024
+bundle, clip, recording = sys.argv[1:]
+p = Predictor(bundle or None)
+p.predict(clip)
+before, start = peak_mb(), time.perf_counter()
+n_windows = len(p.timeline(recording))
+print(json.dumps([n_windows, time.perf_counter() - start, before, peak_mb()]))
 '''
 
-def an_hour(bundle, paths, folder):
-    "Seconds and memory of a process that hears an hour; (windows, seconds, MB before, MB at the peak)."
+def time_timeline(bundle, paths, folder, minutes):
+    "Number of windows, seconds, and peak memory after one clip and at the end (MB), in a separate process."
+    recording = folder/'long.flac'
     x = np.concatenate([read_audio(p) for p in paths])
-    sf.write(folder/'hour.flac', np.resize(x, 3600*16000), 16000)
-    r = subprocess.run([sys.executable, '-c', HOUR, bundle, paths[0], folder/'hour.flac'], capture_output=True, text=True, check=True)
-    return json.loads(r.stdout.splitlines()[-1])
+    sf.write(recording, np.resize(x, minutes*60*SR), SR)
+    command = sys.executable, '-c', TIMELINE, bundle, paths[0], recording
+    out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return json.loads(out.splitlines()[-1])
 
-def program(url):
-    "Ask as a program does: probabilities, from the endpoint that is for programs."
+def api_client(url):
+    "Requests as a program sends them: probabilities from the endpoint /predict."
     from gradio_client import Client, handle_file
     client = Client(url, verbose=False)
     return lambda path: client.predict(handle_file(path), api_name='/predict')
 
-def visitor(url):
-    "Ask as a browser does: the page's own event, whose answer is the spectrogram with its Grad-CAM, drawn."
+def browser_client(url):
+    "Requests as a browser sends them: each upload is a new session, and the answer contains the figure."
     from requests import get, post
-    event = next(d['id'] for d in get(f'{url}/config', timeout=60).json()['dependencies'] if d['targets'][0][1] == 'change')
-    def ask(path):
-        with open(path, 'rb') as f: sent = post(f'{url}/gradio_api/upload', files=dict(files=f), timeout=600).json()[0]
-        me = dict(session_hash=uuid4().hex)
-        data = [dict(path=sent, orig_name=Path(path).name, meta={'_type': 'gradio.FileData'})]
-        post(f'{url}/gradio_api/queue/join', json=dict(data=data, fn_index=event, **me), timeout=600).raise_for_status()
-        with get(f'{url}/gradio_api/queue/data', params=me, stream=True, timeout=600) as r:
-            told = (json.loads(line[5:]) for line in r.iter_lines() if line.startswith(b'data:'))
-            last = next(m for m in told if m['msg'] in ('process_completed', 'unexpected_error'))
-        if 'ser-bars' not in str(last.get('output')) or '<img' not in str(last['output']): raise RuntimeError(str(last))
-    return ask
+    dependencies = get(f'{url}/config', timeout=60).json()['dependencies']
+    event = next(d['id'] for d in dependencies if d['targets'][0][1] == 'change')
+    def request(path):
+        with open(path, 'rb') as f:
+            uploaded = post(f'{url}/gradio_api/upload', files=dict(files=f), timeout=600).json()[0]
+        session = dict(session_hash=uuid4().hex)
+        data = [dict(path=uploaded, orig_name=Path(path).name, meta={'_type': 'gradio.FileData'})]
+        body = dict(data=data, fn_index=event, **session)
+        post(f'{url}/gradio_api/queue/join', json=body, timeout=600).raise_for_status()
+        with get(f'{url}/gradio_api/queue/data', params=session, stream=True, timeout=600) as r:
+            messages = (json.loads(line[5:]) for line in r.iter_lines() if line.startswith(b'data:'))
+            last = next(m for m in messages if m['msg'] in ('process_completed', 'unexpected_error'))
+        output = str(last.get('output'))
+        if 'ser-bars' not in output or '<img' not in output: raise RuntimeError(str(last))
+    return request
 
-def page(connect, paths, requests, clients):
-    "Requests to a page of its own: (seconds, errors, MB of the server after every hundred); each error is on the error stream."
+def start_page():
+    "Start `ser_app` on a free port: the process and its address."
     with socket.create_server(('127.0.0.1', 0)) as s: port = s.getsockname()[1]
-    server = subprocess.Popen([Path(sys.executable).parent/'ser_app', '--port', str(port)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    memory = lambda: int(Path(f'/proc/{server.pid}/statm').read_text().split()[1])*os.sysconf('SC_PAGE_SIZE')/2**20
-    def connected():
-        for _ in range(120):
-            try: return connect(f'http://127.0.0.1:{port}')
-            except Exception: time.sleep(1)
-        raise SystemExit('the page did not start')
+    command = Path(sys.executable).parent/'ser_app', '--port', str(port)
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    return server, f'http://127.0.0.1:{port}'
+
+def wait_for(connect, url):
+    "A client of a page that is still starting."
+    for _ in range(120):
+        try: return connect(url)
+        except Exception: time.sleep(1)
+    sys.exit('the web page did not start within two minutes')
+
+def resident_mb(pid):
+    pages = int(Path(f'/proc/{pid}/statm').read_text().split()[1])
+    return pages*os.sysconf('SC_PAGE_SIZE')/2**20
+
+def time_page(connect, paths, n_requests, n_clients):
+    "Seconds, number of errors, and memory of the server (MB) after every hundred requests."
+    server, url = start_page()
+    errors, memory, finished, every = [], [], count(1), max(min(100, n_requests//2), 1)
     try:
-        each, errors, marks, done, every = [connected() for _ in range(clients)], [], [], count(1), max(min(100, requests//2), 1)
-        def ask(i):
-            try: each[i % clients](paths[i % len(paths)])
-            except Exception as e: errors.append(e); print(f'request {i}: {e!r:.300}', file=sys.stderr)
-            if next(done) % every == 0: marks.append(round(memory()))
-        t = time.perf_counter()
-        with ThreadPoolExecutor(clients) as ex: list(ex.map(ask, range(requests)))
-        return time.perf_counter() - t, len(errors), marks
-    finally: server.terminate(); server.wait()
+        clients = [wait_for(connect, url) for _ in range(n_clients)]
+        def request(i):
+            try: clients[i % n_clients](paths[i % len(paths)])
+            except Exception as e:
+                errors.append(e)
+                print(f'request {i}: {e!r:.300}', file=sys.stderr)
+            if next(finished) % every == 0: memory.append(round(resident_mb(server.pid)))
+        start = time.perf_counter()
+        with ThreadPoolExecutor(n_clients) as pool: list(pool.map(request, range(n_requests)))
+        return time.perf_counter() - start, len(errors), memory
+    finally:
+        server.terminate()
+        server.wait()
+
+def compare_speed(learn, size, bundles, paths, reps):
+    "Print the times of all methods for one clip and for the folder."
+    n_threads, model = torch.get_num_threads(), learn.model.eval()
+    svm = svm_pipeline().fit(np.random.default_rng(0).normal(size=(80, 20)), np.arange(80) % 8)
+    predictors = {name: Predictor(folder) for name, folder in bundles.items()}
+    def methods(paths, predict):
+        return {'fastai, learn.predict': lambda: fastai_loop(learn, paths, n_threads),
+                'fastai, learn.predict, one thread': lambda: fastai_loop(learn, paths, 1),
+                'librosa and torch': lambda: torch_loop(model, size, paths),
+                'librosa and scikit-learn (SVM)': lambda: svm_loop(svm, paths),
+                **{name: lambda p=p: predict(p) for name, p in predictors.items()}}
+    print(f'{size} pixels, {n_threads} threads')
+    times = median_times(methods(paths[:1], lambda p: p.predict(paths[0])), 4*reps, 1)
+    print(f'\nOne clip\n\n{speed_table(times)}', flush=True)
+    times = median_times(methods(paths, lambda p: p.predict_files(paths)), max(reps//2, 1), len(paths))
+    print(f'\nA folder of {len(paths)} clips\n\n{speed_table(times)}', flush=True)
 
 @call_parse
 def main(
-    arch: str = 'resnet34', # Architecture; its weights are drawn at random, which takes the same time
+    arch: str = 'resnet34', # Architecture, with random weights, which do not affect the time
     size: int = 128,        # Height and width of the image, pixels
-    clips: int = 200,       # Clips in the folder
-    reps: int = 5,          # Turns
-    requests: int = 2000,   # To the page, each way; 0 leaves it out
-    clients: int = 8
+    clips: int = 200,       # Number of clips in the folder, 8 or more
+    reps: int = 5,          # Repetitions of each method, in alternation
+    minutes: int = 60,      # Length of the long recording; 0 leaves it out
+    requests: int = 2000,   # Requests to the web page by each kind of client; 0 leaves them out
+    clients: int = 8        # Clients that send requests at the same time
 ):
-    "Times and ratios, for benchmarks/README.md."
+    "Speed of prediction compared with fastai and librosa loops; the figures of benchmarks/README.md."
     os.environ['SER_QUIET'] = '1'
     with tempfile.TemporaryDirectory() as d:
         d = Path(d)
         df = load_corpus('synth', synthesise(d/'synth'))
         paths = list(map(str, df.path[:clips]))
         seed_all(0)
-        learn, recipe = learner(paths, arch, size)
-        learn.size = size
-        save_bundle(learn, d/'bundle', recipe)
-        export_bundle(d/'int8', d/'bundle', clips=df[-64:])
-        fp32, int8 = Predictor(d/'bundle'), Predictor(d/'int8')
-        svm = svm_pipeline().fit(np.random.default_rng(0).normal(size=(80, 20)), np.arange(80) % 8)
-        n_threads = torch.get_num_threads()
-        def stock(paths, threads=n_threads):
-            torch.set_num_threads(threads)
-            with learn.no_bar(), learn.no_logging():
-                for p in paths: learn.predict(p)
-            torch.set_num_threads(n_threads)
-        one = dict(zip(('fastai, learn.predict', 'fastai, learn.predict, one thread', 'librosa and a torch loop', 'librosa and scikit-learn (SVM)', 'Predictor, ONNX', 'Predictor, ONNX in 8 bits'),
-                       (lambda: stock(paths[:1]), lambda: stock(paths[:1], 1), lambda: torch_loop(learn, paths[:1]), lambda: sklearn_loop(svm, paths[:1]), lambda: fp32.predict(paths[0]), lambda: int8.predict(paths[0]))))
-        all = dict(zip(one, (lambda: stock(paths), lambda: stock(paths, 1), lambda: torch_loop(learn, paths), lambda: sklearn_loop(svm, paths), lambda: fp32.predict_files(paths), lambda: int8.predict_files(paths))))
-        print(f'{arch}, {size} pixels, {torch.get_num_threads()} threads\n\nOne clip\n\n{table(in_turns(one, 4*reps, 1), "Predictor, ONNX in 8 bits")}')
-        print(f'A folder of {clips} clips, milliseconds a clip\n\n{table(in_turns(all, max(reps//2, 1), clips), "Predictor, ONNX in 8 bits")}')
-        for name, bundle in {'the bundle that ships': '', f'{arch} in 8 bits': d/'int8'}.items():
-            n, seconds, before, peak = an_hour(bundle, paths, d)
-            print(f'An hour, {name}: {n} windows in {seconds:.1f} s, {3600/seconds:.0f} times real time; {before:.0f} MB after a clip, {peak:.0f} MB at the peak')
-        for name, connect in {'/predict': program, "the page's own event": visitor}.items() if requests else ():
-            seconds, errors, marks = page(connect, paths, requests, clients)
-            print(f'{requests} requests from {clients} clients, {name}: {seconds:.0f} s, {requests/seconds:.1f} a second, {errors} errors; MB of the server on the way: {marks}', flush=True)
+        learn, recipe = fastai_learner(paths, arch, size)
+        save_bundle(learn, d/'fp32', recipe)
+        export_bundle(d/'int8', d/'fp32', clips=df[-64:])
+        bundles = {'Predictor, ONNX': d/'fp32', 'Predictor, ONNX in 8 bits': d/'int8'}
+        compare_speed(learn, size, bundles, paths, reps)
+        timed = {'packaged model': '', f'{arch} in 8 bits': d/'int8'} if minutes else {}
+        for name, bundle in timed.items():
+            n_windows, seconds, before, peak = time_timeline(bundle, paths, d, minutes)
+            print(f'\n{minutes} minutes of audio, {name}: {n_windows} windows in {seconds:.1f} s, '
+                  f'{60*minutes/seconds:.0f} times real time; {before:.0f} MB after one clip, '
+                  f'{peak:.0f} MB at the peak', flush=True)
+        kinds = {'/predict': api_client, 'as a browser': browser_client} if requests else {}
+        for name, connect in kinds.items():
+            seconds, n_errors, memory = time_page(connect, paths, requests, clients)
+            print(f'\n{requests} requests from {clients} clients, {name}: {seconds:.0f} s, '
+                  f'{requests/seconds:.1f} per second, {n_errors} errors; '
+                  f'memory of the server: {memory} MB', flush=True)

@@ -1,4 +1,4 @@
-"Speed of a training step: fastai's default learner in fp32, and ours with `speed_callbacks` and `reuse_freed_memory`."
+"Speed of a training step: fastai's default learner in fp32, and ours with `speed_callbacks`."
 import time, warnings
 warnings.filterwarnings('ignore', category=FutureWarning)
 import numpy as np, pandas as pd, torch
@@ -15,7 +15,7 @@ from ser_fastai.splits import Split
 from ser_fastai.train import reuse_freed_memory, speed_callbacks, use_bf16
 
 class Clock(Callback):
-    "Seconds of each training step: forward, backward and update, without loading."
+    "Wall and processor time of each training step (s): forward, backward and update, without loading."
     order = 90
     def __init__(self): self.steps = []
     def _now(self):
@@ -26,7 +26,7 @@ class Clock(Callback):
         if self.training: self.steps.append([b - a for a, b in zip(self.start, self._now())])
 
 def random_spectrograms(n, n_frames=250):
-    "Corpus frame and features of random log-mels, whose content does not affect the time."
+    "A corpus frame with random log-mels, which take as long as real ones."
     rng = np.random.default_rng(0)
     df = pd.DataFrame(dict(clip=[str(i) for i in range(n)], emotion=[EMOTIONS[i % 8] for i in range(n)]))
     frames = rng.normal(scale=20, size=(n_frames, 128)).astype('float32')
@@ -45,7 +45,8 @@ def main(
     df, feats = random_spectrograms(bs*steps + 2)
     s = Split(np.arange(bs*steps), np.arange(bs*steps, len(df)), [])
     dls = spectrogram_dls(df, feats, s, Recipe('benchmark', bs=bs), size)
-    cbs = {'fastai, fp32': [], 'channels last': [ChannelsLast()], 'channels last, bf16': speed_callbacks(device)}
+    cbs = {'fastai, fp32': [], 'channels last': [ChannelsLast()],
+           'channels last, bf16': speed_callbacks(device)}
     if not use_bf16(device): cbs.popitem()
     learners = {}
     for name, cb in cbs.items():
@@ -53,20 +54,20 @@ def main(
         if cb: learners[name] = cnn_learner(dls, arch)
         else: learners[name] = vision_learner(dls, find_arch(arch), pretrained=False, metrics=accuracy)
         learners[name].add_cbs(cb)
-    took = {}
+    times = {}
     def run_turns(names, suffix=''):
         for i in range(reps):
             for name in names[i % len(names):] + names[:i % len(names)]:
                 clock = Clock()
                 with learners[name].no_bar(), learners[name].no_logging(): learners[name].fit(1, cbs=clock)
-                took.setdefault(name + suffix, []).extend(clock.steps[1:] or clock.steps)
+                times.setdefault(name + suffix, []).extend(clock.steps[1:] or clock.steps)
     run_turns(list(cbs))
     reuse_freed_memory()          # affects the whole process, so it comes last
     run_turns(list(cbs)[-1:], ', memory kept')
-    wall, processor = ({k: np.median([x[j] for x in v]) for k, v in took.items()} for j in (0, 1))
+    wall, processor = ({k: np.median([x[j] for x in v]) for k, v in times.items()} for j in (0, 1))
     cuda = device.type == 'cuda'
     where = torch.cuda.get_device_name() if cuda else f'{torch.get_num_threads()} CPU threads'
-    n = len(took['fastai, fp32'])
+    n = len(times['fastai, fp32'])
     print(f'{arch}, {size} pixels, batches of {bs}, on {where}; medians of {n} steps')
     precision = 'bf16' if use_bf16(device) else 'fp32 (no bf16 instructions, or SER_BF16=0)'
     print(f'precision of our training steps: {precision}')
@@ -74,5 +75,5 @@ def main(
     rows = [{'': k, 'images per second': f'{bs/wall[k]:.1f}', 'speed-up': f'{wall[base]/wall[k]:.2f}',
              'processor ms per image': f'{1000*processor[k]/bs:.1f}',
              'processor speed-up': f'{processor[base]/processor[k]:.2f}'}
-            for k in took]
+            for k in times]
     print(to_markdown(pd.DataFrame(rows)))

@@ -1,21 +1,22 @@
-"What many tests share: made once, for all workers, in the folder of the session."
+"Fixtures that several test files use. They are created once per session and shared by all workers."
 import os
 
 import pytest
 from filelock import FileLock
 
-# The files that take longest, first, so that no worker is left with one of them at the end.
-LONGEST = 'test_export test_train test_grid test_app test_compare test_cli test_report test_predict test_augment test_corpora'.split()
+# The slowest files run first, so that no worker is still busy with one of them at the end.
+SLOWEST = ('test_export test_train test_grid test_app test_compare test_cli test_report test_predict '
+           'test_augment test_corpora').split()
 
 
 def pytest_collection_modifyitems(items):
-    place = {f'{name}.py': i for i, name in enumerate(LONGEST)}
-    items.sort(key=lambda item: place.get(item.path.name, len(place)))
+    order = {f'{name}.py': i for i, name in enumerate(SLOWEST)}
+    items.sort(key=lambda item: order.get(item.path.name, len(order)))
 
 
 @pytest.fixture(scope='session')
 def shared(tmp_path_factory):
-    "A function that gives a folder, which `make` fills in the first worker that asks for it."
+    "A function that returns a folder of the session; the first worker that needs it fills it with `make`."
     def get(name, make):
         root = tmp_path_factory.getbasetemp()
         root = root.parent if 'PYTEST_XDIST_WORKER' in os.environ else root
@@ -29,21 +30,22 @@ def shared(tmp_path_factory):
 
 @pytest.fixture(scope='session')
 def small_synth(shared):
-    "A data folder with 30 clips of the embedded corpus, of one speaker; to be read only."
+    "Data folder with 30 clips of one synthetic speaker; read-only."
     from ser_fastai.synth import synthesise
     return shared('small_synth', lambda d: synthesise(d/'synth', n_speakers=1, n_repetitions=1, n_jobs=1))
 
 
 @pytest.fixture(scope='session')
 def synth(shared):
-    "A data folder with half of the embedded corpus, 240 clips of eight speakers; to be read only."
+    "Data folder with 240 clips of eight synthetic speakers, half of the synthetic corpus; read-only."
     from ser_fastai.synth import synthesise
     return shared('synth', lambda d: synthesise(d/'synth', n_repetitions=1, n_jobs=1))
 
 
 @pytest.fixture(scope='session')
 def shipped(shared):
-    "The bundle that ships, as an export; to be read only."
-    pytest.importorskip('onnx'); pytest.importorskip('onnxruntime')
+    "The packaged model, exported; read-only."
+    pytest.importorskip('onnx')
+    pytest.importorskip('onnxruntime')
     from ser_fastai.publish import export_bundle
     return shared('shipped', export_bundle)

@@ -1,4 +1,4 @@
-"What holds for every notebook: short, small, in the sidebar, with outputs that are fit to publish."
+"Rules for all notebooks: title, length, size, outputs, imports and the sidebar."
 import ast, json, re
 from pathlib import Path
 
@@ -15,46 +15,55 @@ def source(cell): return ''.join(cell['source'])
 def outputs(name): return [o for c in cells(name) for o in c.get('outputs', ())]
 
 
-def check_opens_with_title_and_subtitle(name):
-    assert re.match(r'# [^#\s].*\n\n> \S', source(cells(name)[0])), 'the first cell is "# Title", an empty line, "> subtitle"'
+def check_starts_with_title_and_subtitle(name):
+    first = source(cells(name)[0])
+    assert re.match(r'# [^#\s].*\n\n> \S', first), 'the first cell must be "# Title", "", "> subtitle"'
 
 
 def check_is_short_and_small(name):
-    exported = sum(len(source(c).splitlines()) - 1 for c in cells(name) if re.search(r'^#\|\s*export', source(c), re.M))
-    assert sum(c['cell_type'] == 'code' for c in cells(name)) <= 80 and exported <= 560
+    sources = [source(c) for c in cells(name)]
+    n_exported = sum(len(s.splitlines()) - 1 for s in sources if re.search(r'^#\|\s*export', s, re.M))
+    assert sum(c['cell_type'] == 'code' for c in cells(name)) <= 80 and n_exported <= 560
     assert NBS[name].stat().st_size < 500_000
 
 
-def check_outputs_are_fit_to_publish(name):
-    "No traceback, no warning, no progress bar, and no folder of the machine it ran on."
+def check_outputs_are_clean(name):
+    "No traceback, warning, progress bar or local path."
     text = json.dumps(outputs(name))
+    sources = ''.join(map(source, cells(name)))
     assert not [o for o in outputs(name) if o['output_type'] == 'error' or o.get('name') == 'stderr']
-    assert not [p for p in (REPO, Path.home()) if f'{p}/' in text + ''.join(map(source, cells(name)))]
+    assert not [p for p in (REPO, Path.home()) if f'{p}/' in text + sources]
     assert not re.search(r'["> ]/tmp/', text)
     assert 'it/s]' not in text and 'application/vnd.jupyter.widget-view+json' not in text
 
 
-@pytest.mark.parametrize('name', [n for n in NBS if n.startswith('reports/')] + ['23_compare.ipynb', 'index.ipynb'])
-def test_what_is_printed_is_in_one_piece(name):
-    "`ser_report` runs these, and gives the same file each time."
+REPORTS = [n for n in NBS if n.startswith('reports/')] + ['23_compare.ipynb', 'index.ipynb']
+
+@pytest.mark.parametrize('name', REPORTS)
+def test_each_stream_is_one_output(name):
+    "`ser_report` runs these notebooks, which must give the same files each time."
     for c in cells(name):
         streams = [o['name'] for o in c.get('outputs', ()) if o['output_type'] == 'stream']
         assert len(streams) == len(set(streams))
 
 
-def check_imports_stand_alone(name):
-    "The documentation runs every cell with an import in it, so such a cell does nothing else; an exported one may."
+def check_imports_are_separate(name):
+    "Cells with imports contain nothing else, because the documentation runs them. Exported cells may."
     for c in cells(name):
-        assert c.get('id'), 'a cell without an id changes at every clean'
+        assert c.get('id'), 'a cell has no id: nbdev_clean would change it each time'
         if c['cell_type'] != 'code' or re.search(r'^#\|\s*(export|eval: false)', source(c), re.M): continue
         nodes = list(ast.walk(ast.parse(re.sub(r'^[%!].*', '', source(c), flags=re.M))))
         if any(isinstance(n, (ast.Import, ast.ImportFrom)) for n in nodes):
-            assert not any(isinstance(n, (ast.Expr, ast.Assign)) for n in nodes), f'cell {c["id"]} mixes imports with other code'
+            mixed = any(isinstance(n, (ast.Expr, ast.Assign)) for n in nodes)
+            assert not mixed, f'cell {c["id"]} mixes imports with other code'
 
 
 @pytest.mark.parametrize('name', NBS)
-def test_is_fit_to_publish(name):
-    for check in check_opens_with_title_and_subtitle, check_is_short_and_small, check_outputs_are_fit_to_publish, check_imports_stand_alone: check(name)
+def test_notebook_can_be_published(name):
+    check_starts_with_title_and_subtitle(name)
+    check_is_short_and_small(name)
+    check_outputs_are_clean(name)
+    check_imports_are_separate(name)
 
 
 def test_sidebar_lists_every_notebook():
@@ -64,4 +73,4 @@ def test_sidebar_lists_every_notebook():
             if isinstance(e, str): found.append(e)
             else: walk(e['contents'])
     walk(yaml.safe_load((REPO/'nbs'/'sidebar.yml').read_text())['website']['sidebar']['contents'])
-    assert sorted(found) == sorted(NBS), 'nbs/sidebar.yml and the notebooks differ'
+    assert sorted(found) == sorted(NBS), 'nbs/sidebar.yml does not list the same notebooks as nbs/'
