@@ -173,7 +173,8 @@ def in_short(
 ) -> str:
     "Training data and accuracy of a bundle, in two or three sentences."
     data, s = info['data'], unseen_scores(info)
-    trained = f'Trained on {data.get("speech", "recorded")} speech of {_n_speakers(data)} ({in_words(data.get("titles"))}).'
+    speech, titles = data.get('speech', 'recorded'), in_words(data.get('titles'))
+    trained = f'Trained on {speech} speech of {_n_speakers(data)} ({titles}).'
     if not s:
         return f'{trained} How often it is right for other speakers has not been measured. {_other_conditions(info)}'
     n, interval = s.get('speakers', float('inf')), ''
@@ -238,7 +239,8 @@ def _limits_section(info, calibration=''):
 def _licence_section(info):
     licence = info['licence']
     url = f', {licence["url"]}' if licence.get('url') else ''
-    return f'Weights: {licence.get("name", "not stated")}{url}. ' + ' '.join(f'{a}.' for a in licence.get('attribution', []))
+    attribution = ' '.join(f'{a}.' for a in licence.get('attribution', []))
+    return f'Weights: {licence.get("name", "not stated")}{url}. {attribution}'
 
 def _page(title, summary, sections):
     "A Markdown page; empty summary: none."
@@ -315,6 +317,7 @@ def run_card(
     pred, score = answers(results, runs), summarise(results, runs, parts=['test']).iloc[0]
     labels = labels_of(pred)
     clips, data = _training_data(results, facts, labels)
+    recall = _percentages(recall_by_class(pred).dropna())
     settings = ', '.join(f'{k} {facts[k]}' for k in SETTINGS_ON_CARD if facts[k])
     table = {'protocol': f'`{facts["protocol"]}`', 'folds': score.folds, 'seeds': score.seeds, 'clips': score.n_clips,
              'speakers': score.n_speakers, **_score_columns(score, facts['protocol'], score.n_speakers)}
@@ -324,7 +327,7 @@ def run_card(
                          _sizes_sentence(runs, len(clips), facts['corpora'] == facts['test_corpora']),
         'Protocol': _protocol_section(facts, runs, clips),
         'Scores': f'{to_markdown(pd.DataFrame([table]))}\nPer cent, with 95 % intervals if there are enough speakers; '
-                  f'all folds and seeds are pooled. Recall of each class: {_percentages(recall_by_class(pred).dropna())}.',
+                  f'all folds and seeds are pooled. Recall of each class: {recall}.',
         'Fairness': _fairness_section(results, pred),
         'Calibration': _calibration_section(results, runs),
         'Limits': _limits_section(dict(data=data)),
