@@ -7,7 +7,7 @@ __all__ = ['OPSET', 'QUANTISED_WEIGHTS', 'BUNDLE_FILES', 'LogMel', 'resize_matri
            'to_onnx', 'to_int8', 'empty_network', 'to_bundle', 'load_network', 'load_learner']
 
 # %% ../nbs/19_export.ipynb #9f0b60f1
-import hashlib, json, logging, math, warnings
+import logging, math, warnings
 from contextlib import redirect_stdout
 from copy import deepcopy
 from dataclasses import asdict
@@ -24,7 +24,9 @@ from torch import nn
 from torch.nn import functional as F
 
 # %% ../nbs/19_export.ipynb #925bc991
-from .core import THRESHOLD, SerError, atomic_folder, contains_only, import_extra, one_line, shows_progress, user_path
+from .bundle_info import read_info, write_info
+from .core import (THRESHOLD, SerError, atomic_folder, contains_only, import_extra, one_line,
+                             shows_progress, user_path)
 from .data import TensorSpectrogram, image_tfms
 from .experiment import environment
 from .features import mel_filters
@@ -208,8 +210,8 @@ def empty_network(
         return create_vision_model(find_arch(recipe.arch), n_labels, pretrained=False, ps=recipe.dropout)
 
 def _network_of(model, labels):
-    "The network and the labels of whatever holds them."
-    learn = getattr(model, 'model', model) if not isinstance(model, (Learner, nn.Module)) else model   # of a `Trained`
+    "The network and the labels of a `Trained`, a learner or a network."
+    learn = model if isinstance(model, (Learner, nn.Module)) else getattr(model, 'model', model)
     if isinstance(learn, Learner): return learn.model, list(labels or learn.dls.vocab)
     return learn, list(labels or getattr(model, 'labels', ()))
 
@@ -230,9 +232,9 @@ def to_bundle(
     model,              # a `Trained`, a fastai learner or a network
     recipe: Recipe,     # its recipe
     folder,             # to write; an existing bundle is replaced
-    labels=None,        # the classes, for a network alone
-    *, name=None,       # default: that of the folder
-    summary: str = '',  # what it is and how good it is, in two sentences
+    labels=None,        # the classes; needed for a network without a learner
+    *, name=None,       # default: the name of the folder
+    summary: str = '',  # training data and accuracy, in two sentences
     scores=None, data=None, licence=None,  # dicts for bundle.json
     temperature: float = 1.,         # the logits are divided by it
     threshold: float = THRESHOLD,    # answers with a lower probability are "uncertain"
@@ -247,18 +249,16 @@ def to_bundle(
     net, labels = _network_of(model, labels)
     _check_exportable(net, recipe, labels)
     info = dict(
-        format=1, name=name or folder.name, summary=summary, labels=labels,
+        name=name or folder.name, summary=summary, labels=labels,
         input=dict(sample_rate=recipe.sr, channels=1, range=[-1, 1], trim=recipe.trim, window=recipe.seconds),
-        temperature=float(temperature), threshold=threshold, scores=scores or {}, data=data or {}, licence=licence or {},
-        recipe=asdict(recipe), versions=environment()['versions'])
+        temperature=float(temperature), threshold=threshold, scores=scores or {}, data=data or {},
+        licence=licence or {}, recipe=asdict(recipe), versions=environment()['versions'])
     try:
         with atomic_folder(folder) as new:
-            graph = to_onnx(FromSamples(net, recipe), new/'model.onnx', half)
-            info['sha256'] = hashlib.sha256(graph.read_bytes()).hexdigest()
+            to_onnx(FromSamples(net, recipe), new/'model.onnx', half)
             if weights: save_file(_stored(net, half), new/'weights.safetensors')
             for file, text in (texts or {}).items(): (new/file).write_text(text, encoding='utf8')
-            text = json.dumps(info, indent=1, ensure_ascii=False, allow_nan=False, default=lambda x: x.item())
-            (new/'bundle.json').write_text(text + '\n', encoding='utf8')
+            write_info(new, info)
     except OSError as e: raise SerError(f'cannot write {folder}: {one_line(e.strerror)}: name another folder') from None
     return folder
 
@@ -273,8 +273,7 @@ def load_network(
 ) -> tuple: # the network (in evaluation mode), its recipe, its labels
     "The network of a bundle in torch."
     folder = user_path(folder)
-    try: info = json.loads((folder/'bundle.json').read_text(encoding='utf8'))
-    except (OSError, ValueError) as e: raise SerError(f'cannot read {folder/"bundle.json"}: {one_line(e)}: get it again') from None
+    info = read_info(folder)
     if not (folder/'weights.safetensors').is_file():
         raise SerError(f'{folder} has no weights.safetensors: export the model with weights')
     recipe = Recipe(**{k: tuple(v) if isinstance(v, list) else v for k, v in info['recipe'].items()})

@@ -7,7 +7,7 @@ __all__ = ['MODULES', 'NEEDS', 'RUN', 'USAGE', 'MAX_CALIBRATION_CLIPS', 'MIN_AGR
            'train_bundle', 'usage', 'agreement', 'quantise_bundle', 'export_bundle']
 
 # %% ../nbs/40a_publish.ipynb #c3f01fa6
-import hashlib, json, shutil
+import shutil
 from dataclasses import asdict
 from pathlib import Path
 
@@ -17,6 +17,8 @@ import pandas as pd
 
 # %% ../nbs/40a_publish.ipynb #9d4d46e5
 from . import runtime
+from .audio import trim_silence
+from .bundle_info import write_info
 from .cards import card, data_of, in_short, in_words, licence_of, licence_text
 from .core import SerError, atomic_folder, contains_only, one_line, user_path
 from .corpora import CORPORA
@@ -25,7 +27,6 @@ from .export import BUNDLE_FILES, QUANTISED_WEIGHTS, to_bundle, to_int8
 from .metrics import uar
 from .recipes import Recipe
 from .runtime import MAX_UTTERANCE, mean_probabilities, open_bundle, recognise, windows_of
-from .audio import trim_silence
 from .splits import Split
 
 # %% ../nbs/40a_publish.ipynb #30dd9a7e
@@ -42,17 +43,17 @@ def save_bundle(
     "Write a trained model as a bundle with card and licence."
     labels = list(getattr(trained, 'labels', None) or trained.dls.vocab)
     data = data or {}
-    info = dict(name=user_path(folder).name, labels=labels, kind=recipe.model, recipe=asdict(recipe), scores=scores or {}, data=data,
-                licence=licence or licence_of(data), temperature=temperature)
+    shared = dict(scores=scores or {}, data=data, licence=licence or licence_of(data), temperature=temperature)
+    info = dict(name=user_path(folder).name, labels=labels, kind=recipe.model, recipe=asdict(recipe)) | shared
     texts = {'card.md': card(info), 'LICENSE': licence_text(info)}
-    return to_bundle(trained, recipe, folder, labels, summary=in_short(info), scores=info['scores'], data=data,
-                     licence=info['licence'], temperature=temperature, texts=texts, **kwargs)
+    return to_bundle(trained, recipe, folder, labels, summary=in_short(info), texts=texts, **shared, **kwargs)
 
+# %% ../nbs/40a_publish.ipynb #30dd9a7f
 def train_bundle(
-    df: pd.DataFrame,  # a corpus frame; every clip trains
+    df: pd.DataFrame,  # a corpus frame; all clips are used for training
     recipe: Recipe,
     folder,            # to write
-    weights=None,      # path of a state dict, for recipes that do not start from scratch
+    weights=None,      # path of a state dict, for recipes that start from pretrained weights
     scores=None,       # of `scores_of`
     licence=None,      # of `licence_of`; default: the one that follows from the corpora
     temperature: float = 1., # of `temperature_of`
@@ -60,13 +61,14 @@ def train_bundle(
     half: bool = False # store weights in 16 bits
 ) -> Path:             # the folder
     "Train a recipe on all clips and write the bundle."
-    if recipe.model == 'svm': raise SerError(f'cannot export {recipe.name}: an svm has no ONNX graph: train a CNN or an LSTM')
-    some = np.random.default_rng(seed).permutation(len(df))[:64]
-    trained = train(df, recipe, Split(np.arange(len(df)), some, np.array([], int)), seed, weights)
+    if recipe.model == 'svm':
+        raise SerError(f'cannot export {recipe.name}: an svm has no ONNX graph: train a CNN or an LSTM')
+    valid = np.random.default_rng(seed).permutation(len(df))[:64]   # the learner needs some; nothing is chosen by them
+    trained = train(df, recipe, Split(np.arange(len(df)), valid, np.array([], int)), seed, weights)
     return save_bundle(trained, folder, recipe, scores, data_of(df), licence, temperature, half=half)
 
 # %% ../nbs/40a_publish.ipynb #33fcbba7
-MODULES = 'core', 'containers', 'audio', 'runtime'   # copied into the folder; they need only the packages in `NEEDS`
+MODULES = 'core', 'containers', 'audio', 'bundle_info', 'runtime'   # copied; they need only the packages in `NEEDS`
 NEEDS = 'numpy soundfile soxr onnxruntime'
 RUN = '''"""Emotions in recordings: python run.py my.wav ...
 
@@ -74,16 +76,16 @@ Needs: pip install {needs}
 """
 import json, os, signal, sys
 
-if __name__ == '__main__':   # an interruption or a closed pipe ends the program quietly
+if __name__ == '__main__':   # an interruption or a closed pipe ends the program without a traceback
     for name in ('SIGINT', 'SIGPIPE'):
         if hasattr(signal, name): signal.signal(getattr(signal, name), signal.SIG_DFL)
 
-sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))   # also where Python does not add it itself
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))   # if Python has not added it
 from ser_runtime.core import SerError, one_line
 from ser_runtime.runtime import answer, mean_probabilities, open_bundle, recognise
 
 def row(bundle, path):
-    "The answer to one recording; for a file that cannot be read, `error` says why."
+    "Prediction for one recording; `error` is the reason if the file cannot be read."
     out = dict(path=path, emotion=None, confidence=None, probabilities=None, error=None)
     try: p = dict(zip(bundle.labels, mean_probabilities(recognise(bundle, path)).tolist()))
     except SerError as e: return dict(out, error=one_line(e, 5000))
@@ -113,7 +115,7 @@ USAGE = '''# {name}: emotions in recordings
 
 {summary}
 
-`python run.py my.wav ...` prints one JSON object per recording: path, emotion, confidence, probabilities, error. It needs `pip install {needs}` and reads what libsndfile reads, such as wav, flac, ogg and mp3.
+`python run.py my.wav ...` prints one JSON object per recording: path, emotion, confidence, probabilities, error. It needs `pip install {needs}` and reads the formats of libsndfile, such as wav, flac, ogg and mp3.
 
 ## In Python
 
@@ -133,9 +135,9 @@ Other programs, such as a web page with onnxruntime-web, run `model.onnx` (opset
 | | |
 |---|---|
 | input | `samples`, float32, shape (batch, n) |
-| rate | {sample_rate} Hz; resample other rates, with a low-pass filter where the rate falls |
+| rate | {sample_rate} Hz; resample other rates, with a low-pass filter if the rate decreases |
 | channels | one; mix several to mono |
-| range | -1 to 1 is full scale; do not normalise the volume |
+| range | full scale is -1 to 1; do not normalise the volume |
 | silence | {trim} |
 | length | 0.1 s to {longest:g} s, the whole utterance, without padding; all signals of a batch have the same length |
 | longer recordings | cut into windows of {window:g} s that overlap by half, and average their probabilities; leave out windows with less than 1/1000 of the power of the loudest one |
@@ -146,86 +148,105 @@ Other programs, such as a web page with onnxruntime-web, run `model.onnx` (opset
 Training data, scores and limits are in card.md, the licence in LICENSE.
 '''
 
+# %% ../nbs/40a_publish.ipynb #2e54258f
 def usage(
     info: dict # content of bundle.json
 ) -> str:      # Markdown
     "The README of a deployed bundle, with the input contract."
     contract = info['input']
-    trim = 'cut off at both ends: what is 30 dB below the loudest part (`trim_silence`)' if contract['trim'] else 'leave it in'
+    trim = 'keep it'
+    if contract['trim']: trim = 'remove parts 30 dB below the loudest part at both ends (`trim_silence`)'
     return USAGE.format(**info | contract | dict(
-        trim=trim, longest=MAX_UTTERANCE*contract['window'], n=len(info['labels']), labels=', '.join(info['labels']), needs=NEEDS))
+        trim=trim, longest=MAX_UTTERANCE*contract['window'], n=len(info['labels']),
+        labels=', '.join(info['labels']), needs=NEEDS))
 
 # %% ../nbs/40a_publish.ipynb #cf4b20ca
-MAX_CALIBRATION_CLIPS = 128  # the ranges of 8-bit numbers come from so many clips, spread evenly
-MIN_AGREEMENT = .99          # wanted share of clips with the same answer in 8 bits
+MAX_CALIBRATION_CLIPS = 128  # maximum number of clips that set the ranges of the 8-bit numbers; spread evenly
+MIN_AGREEMENT = .99          # required share of clips with the same prediction in 8 bits
 
 def agreement(
     one, other,        # two bundles
     df: pd.DataFrame   # path, emotion
-) -> dict:             # clips; share with the same answer; largest difference of a probability; UAR of each
-    "How far two bundles agree, and how good each is."
-    def probabilities(b): return pd.DataFrame([mean_probabilities(recognise(b, path)) for path in df.path], columns=b.labels)
+) -> dict:             # clips; share with the same prediction; largest difference of a probability; UAR of each
+    "How far the predictions of two bundles agree, and the UAR of each."
+    def probabilities(bundle):
+        return pd.DataFrame([mean_probabilities(recognise(bundle, path)) for path in df.path], columns=bundle.labels)
     a, b = probabilities(one), probabilities(other)
-    known = df.emotion.isin(one.labels).to_numpy()
-    def score(p): return float(uar(p[known].assign(truth=df.emotion.to_numpy()[known]))) if known.any() else None
+    labelled = df.emotion.isin(one.labels).to_numpy()
+    def score(p):
+        if not labelled.any(): return None
+        return float(uar(p[labelled].assign(truth=df.emotion.to_numpy()[labelled])))
     return dict(clips=len(a), same=float((a.idxmax(axis=1) == b.idxmax(axis=1)).mean()),
                 largest=float((a - b).abs().max(axis=None)), uar=[score(a), score(b)])
 
 def _training_overlap(clips, data):
     "A sentence on whether the model was trained on the corpora of these clips."
-    given, learnt = set(clips.get('corpus', ())), set(data.get('corpora', ()))
-    if not given or not learnt: return 'Whether it was trained on them is not known.'
-    def titles(corpora): return in_words([CORPORA[c].title if c in CORPORA else one_line(c) for c in sorted(corpora)])
-    if not given & learnt: return f'They are from {titles(given)}; it was trained on {titles(learnt)}.'
-    if given <= learnt: return f'They are from {titles(given)}, on which it was trained, perhaps on these very clips.'
-    return f'Some are from {titles(given & learnt)}, on which it was trained, and some from {titles(given - learnt)}.'
+    given, trained = set(clips.get('corpus', ())), set(data.get('corpora', ()))
+    def titles(corpora):
+        return in_words([CORPORA[c].title if c in CORPORA else one_line(c) for c in sorted(corpora)])
+    if not given or not trained: return 'Whether it was trained on them is not known.'
+    if not given & trained: return f'They are from {titles(given)}; it was trained on {titles(trained)}.'
+    if given <= trained:
+        return f'They are from {titles(given)}, on which it was trained, possibly on these clips.'
+    return (f'Some are from {titles(given & trained)}, on which it was trained, '
+            f'and some from {titles(given - trained)}.')
 
 # %% ../nbs/40a_publish.ipynb #bf60987c
+def _agreement_text(found, weights, n_calibration):
+    "The section of the card on the agreement with 32 bits."
+    text = (f'\n## In 8 bits\n\nThis folder contains the network in 8 bits (weights {weights}). Its prediction was the '
+            f'same as in 32 bits for {100*found["same"]:.1f} % of {found["clips"]} recordings, {n_calibration} of which '
+            f'set its ranges; the largest difference of a probability was {found["largest"]:.3f}.')
+    if found['uar'][0] is None: return text
+    return text + ' Its UAR on them is {1:.1f} instead of {0:.1f}.'.format(*(100*u for u in found['uar']))
+
 def quantise_bundle(
     bundle,              # a `Bundle` of a CNN
-    folder,              # a copy of its folder, whose graph is replaced
+    folder,              # a copy of its folder; its graph is replaced
     clips: pd.DataFrame  # training clips: path, emotion
 ):
-    "Bring a bundle to 8 bits, add the agreement with 32 bits to its card, and print it."
-    if bundle.info['recipe'].get('model') != 'cnn': raise SerError(f'cannot quantise {bundle.folder}: 8 bits are for a CNN: export it in 32 bits')
-    if not len(clips): raise SerError('8 bits need training clips to take the ranges from: pass some')
-    some = clips.iloc[np.unique(np.linspace(0, len(clips) - 1, MAX_CALIBRATION_CLIPS).round().astype(int))]
-    signals = [trim_silence(x) if bundle.trim else x for path in some.path for _, x in windows_of(bundle, path)]
+    "Quantise a bundle to 8 bits, add the agreement with 32 bits to its card, and print it."
+    if bundle.info['recipe'].get('model') != 'cnn':
+        raise SerError(f'cannot quantise {bundle.folder}: 8 bits are for a CNN: export it in 32 bits')
+    if not len(clips): raise SerError('8 bits need training clips to set the ranges: pass some')
+    chosen = np.unique(np.linspace(0, len(clips) - 1, MAX_CALIBRATION_CLIPS).round().astype(int))
+    some = clips.iloc[chosen]
+    windows = [x for path in some.path for _, x in windows_of(bundle, path)]
+    signals = [trim_silence(x) if bundle.trim else x for x in windows]
     for weights in QUANTISED_WEIGHTS:
-        graph = to_int8(bundle.folder/'model.onnx', folder/'model.onnx', signals, weights)
-        info = dict(bundle.info, sha256=hashlib.sha256(graph.read_bytes()).hexdigest())
-        (folder/'bundle.json').write_text(json.dumps(info, indent=1, ensure_ascii=False) + '\n', encoding='utf8')
-        small = open_bundle(folder)
-        if agreement(bundle, small, some)['same'] >= MIN_AGREEMENT: break
-    found = agreement(bundle, small, clips)
-    below = f', below the {100*MIN_AGREEMENT:.0f} % aimed for: export it in 32 bits if they matter'*(found['same'] < MIN_AGREEMENT)
-    print(f'the 8-bit graph gives the same answer on {round(found["same"]*found["clips"])} of {found["clips"]} clips{below}')
-    text = (f'\n## In 8 bits\n\nThis folder contains the network in 8 bits (weights {weights}). It gave the same answer as the network '
-            f'in 32 bits on {100*found["same"]:.1f} % of {found["clips"]} recordings, {len(some)} of which had set its ranges; '
-            f'the largest difference of a probability was {found["largest"]:.3f}.')
-    if found['uar'][0] is not None: text += ' Its UAR on them is {1:.1f} instead of {0:.1f}.'.format(*(100*u for u in found['uar']))
-    with open(folder/'card.md', 'a', encoding='utf8') as f: f.write(f'{text} {_training_overlap(clips, info["data"])}\n')
+        to_int8(bundle.folder/'model.onnx', folder/'model.onnx', signals, weights)
+        write_info(folder, bundle.info)
+        quantised = open_bundle(folder)
+        if agreement(bundle, quantised, some)['same'] >= MIN_AGREEMENT: break
+    found = agreement(bundle, quantised, clips)
+    n_same, warning = round(found['same']*found['clips']), ''
+    if found['same'] < MIN_AGREEMENT:
+        warning = f', less than the required {100*MIN_AGREEMENT:.0f} %: export it in 32 bits if they matter'
+    print(f'the 8-bit graph gives the same answer on {n_same} of {found["clips"]} clips{warning}')
+    text = f'{_agreement_text(found, weights, len(some))} {_training_overlap(clips, bundle.info["data"])}\n'
+    with open(folder/'card.md', 'a', encoding='utf8') as f: f.write(text)
 
 # %% ../nbs/40a_publish.ipynb #0eaf76ec
 DEPLOYED_FILES = *BUNDLE_FILES, 'run.py', 'README.md', 'ser_runtime', '__pycache__'
 
 def export_bundle(
     folder,        # to write; an earlier export is replaced
-    bundle=None,   # the folder of a bundle; default: the model that ships
-    clips=None     # a corpus frame of training clips (path, emotion): the network is quantised to 8 bits on them
+    bundle=None,   # the folder of a bundle; default: the model that ships with the package
+    clips=None     # a corpus frame of training clips (path, emotion) to quantise the network to 8 bits; default: 32 bits
 ) -> Path:         # the folder
     "Write a bundle as a folder to deploy."
     folder, b = user_path(folder), open_bundle(bundle)
     if folder.exists() and not contains_only(folder, DEPLOYED_FILES):
         raise SerError(f'cannot write {folder}: it exists and holds other files than an export: name a new folder')
-    here = Path(runtime.__file__).parent
+    package = Path(runtime.__file__).parent
     with atomic_folder(folder) as new:
         for name in BUNDLE_FILES:
-            if (b.folder/name).is_file() and not (clips is not None and name == 'weights.safetensors'): shutil.copy(b.folder/name, new/name)
+            unquantised = clips is not None and name == 'weights.safetensors'
+            if (b.folder/name).is_file() and not unquantised: shutil.copy(b.folder/name, new/name)
         if clips is not None: quantise_bundle(b, new, clips)
         (new/'ser_runtime').mkdir()
         (new/'ser_runtime'/'__init__.py').write_text('')
-        for name in MODULES: shutil.copy(here/f'{name}.py', new/'ser_runtime')
+        for name in MODULES: shutil.copy(package/f'{name}.py', new/'ser_runtime')
         (new/'run.py').write_text(RUN.format(needs=NEEDS), encoding='utf8')
         (new/'README.md').write_text(usage(b.info), encoding='utf8')
     return folder

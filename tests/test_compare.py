@@ -284,14 +284,14 @@ def cross(results, both, recipe, right, seed=0, learnt='ravdess', labels=SIX):
         return p[['clip', 'truth']].join(p[labels].div(p[labels].sum(axis=1), axis=0))
     R.save_run(facts, asked(test, seed), asked(valid, seed + 5), None, both, results)
 
-def test_a_card_counts_the_clips_that_its_runs_were_taught(both, corpus, tmp_path):
+def test_a_card_counts_the_training_clips_of_its_runs(both, corpus, tmp_path):
     six = corpus[~corpus.emotion.isin(['calm', 'surprised'])]
     cross(tmp_path, both, SVM, .4)
     run = R.Results(tmp_path).runs.iloc[0]
-    assert f'of {len(six)} of the classes that it was taught' in run_card(R.Results(tmp_path), run.run)       # of the training corpus only validation clips are named so far
+    assert f'only these of {len(six)} clips with its labels' in run_card(R.Results(tmp_path), run.run)   # so far, the results list only validation clips of the training corpus
     save(tmp_path, corpus, SVM, .5)                                      # names all clips
     page = run_card(R.Results(tmp_path), run.run)
-    assert f'RAVDESS: {len(six)} clips of 12 speakers' in page and 'calm' not in page and f'each of its runs learnt from {run.n_train} of them' in page
+    assert f'RAVDESS: {len(six)} clips of 12 speakers' in page and 'calm' not in page and f'Each run was trained on {run.n_train} clips' in page
     assert run.n_train + run.n_valid == len(six) and 'share no corpus and no speaker' in page
 
 def test_pairs_under_every_protocol(both, corpus, tmp_path):
