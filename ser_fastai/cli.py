@@ -205,8 +205,9 @@ def ser_reproduce(
     from ser_fastai.experiment import corpora_of, run_grid
     from ser_fastai.recipes import apply_options
     from ser_fastai.report import write_report
-    from ser_fastai.results import Results, show_table1, table1
+    from ser_fastai.results import Results
     from ser_fastai.splits import PROTOCOLS
+    from ser_fastai.tables import show_table1, table1
     demo, out = data is None, Path(out)
     chosen = chosen_recipes(recipes)
     protocols = _names(protocol, PROTOCOLS, 'protocol')

@@ -2,7 +2,7 @@
 import gzip, json, shutil
 from concurrent.futures import ThreadPoolExecutor
 import numpy as np, pandas as pd, pytest
-from ser_fastai import results as R
+from ser_fastai import results as R, tables as T
 from ser_fastai.core import EMOTIONS, SerError
 from ser_fastai.recipes import Recipe
 from ser_fastai.metrics import metrics, wilson
@@ -112,9 +112,9 @@ def test_failed_runs_are_recorded_and_tried_again(corpus, tmp_path):
     R.save_run(facts(status='failed', error='out of memory'), folder=tmp_path)
     run = facts()['run']
     assert R.Results(tmp_path).runs.status.tolist() == ['failed'] and not R.Results(tmp_path).done(run)
-    assert R.table1(R.Results(tmp_path)).note.tolist()[0] == 'out of memory'
+    assert T.table1(R.Results(tmp_path)).note.tolist()[0] == 'out of memory'
     save(corpus[:64], tmp_path)
-    assert R.Results(tmp_path).done(run) and R.table1(R.Results(tmp_path)).note.isna().all()
+    assert R.Results(tmp_path).done(run) and T.table1(R.Results(tmp_path)).note.isna().all()
 
 def test_odd_names_survive(tmp_path):
     "Clips that look like numbers, a label that pandas would take for missing, a comma, a quote."
@@ -124,7 +124,7 @@ def test_odd_names_survive(tmp_path):
     pred = R.Results(tmp_path).predictions(run)
     assert sorted(pred['clip']) == sorted(df['clip']) and set(pred.truth) == {'NA', 'joy', 'null'}
     assert R.Results(tmp_path).find(run)['n_valid'] == 0
-    assert R.summarise(R.Results(tmp_path), n_boot=50).part.tolist() == ['test', 'both']
+    assert T.summarise(R.Results(tmp_path), n_boot=50).part.tolist() == ['test', 'both']
 
 def test_damage_is_named(corpus, tmp_path):
     run = save(corpus, tmp_path)
@@ -136,7 +136,7 @@ def test_damage_is_named(corpus, tmp_path):
         with pytest.raises(SerError, match=f'{run}/facts.json is damaged'): R.Results(tmp_path).done(run)
     f.write_text(text)
     (tmp_path/run/'clips.csv').write_text(','.join(R.CLIPS) + '\n')
-    with pytest.raises(SerError, match='clips.csv does not list it'): R.summarise(R.Results(tmp_path), parts=['test'])
+    with pytest.raises(SerError, match='clips.csv does not list it'): T.summarise(R.Results(tmp_path), parts=['test'])
     (tmp_path/run/'predictions.csv').unlink()
     with pytest.raises(SerError, match='is missing'): R.Results(tmp_path).valid(run)
 
@@ -157,7 +157,7 @@ def test_damaged_facts_of_clips_are_named(corpus, tmp_path, harm, said):
     save(corpus, tmp_path/'a')
     f = R.publish(tmp_path/'a', tmp_path/'p').folder/'clips.csv'
     f.write_text('\n'.join(harm(f.read_text().splitlines())) + '\n')
-    with pytest.raises(SerError, match=f'{said}.*|clips.csv.*{said}'): R.table1(R.Results(tmp_path/'p'), n_boot=0)
+    with pytest.raises(SerError, match=f'{said}.*|clips.csv.*{said}'): T.table1(R.Results(tmp_path/'p'), n_boot=0)
 
 def test_a_clip_is_tested_in_one_fold(corpus, tmp_path):
     who = corpus.speaker.str[-1].astype(int)
@@ -190,19 +190,19 @@ def test_an_edited_truth_never_moves_a_score(corpus, tmp_path, part):
     other = next(c for c, e in zip(corpus['clip'], corpus.emotion) if e == truth and f'{c},' not in f.read_text())
     for row in [clip, 'sad' if truth != 'sad' else 'calm'], [other, truth], ['nobody', truth]:
         f.write_text('\n'.join([*lines[:i], ','.join([part, *row, *p]), *lines[i + 1:]]) + '\n')
-        with pytest.raises(SerError, match=f'predictions.csv line {i + 1}: {row[0]} is'): R.table1(R.Results(tmp_path), n_boot=0)
+        with pytest.raises(SerError, match=f'predictions.csv line {i + 1}: {row[0]} is'): T.table1(R.Results(tmp_path), n_boot=0)
 
 def test_runs_with_other_labels_do_not_mix(corpus, tmp_path):
     a = save(corpus, tmp_path)
     few = corpus[corpus.emotion.isin(EMOTIONS[:2])]
     b = R.save_run(facts(corpora='few'), predictions(few, labels=EMOTIONS[:2]), None, None, few, tmp_path).name
     with pytest.raises(SerError, match='labels'): R.Results(tmp_path).predictions([a, b])
-    assert set(R.summarise(R.Results(tmp_path), n_boot=0).corpora) == {'ravdess', 'few'}
+    assert set(T.summarise(R.Results(tmp_path), n_boot=0).corpora) == {'ravdess', 'few'}
 
 def test_a_joint_run_splits_by_corpus(corpus, tmp_path):
     for seed in range(3): save(corpus, tmp_path, seed=seed, corpora='emodb,ravdess')
-    whole = R.summarise(R.Results(tmp_path), parts=['both'], n_boot=0).iloc[0]
-    split = R.summarise(R.Results(tmp_path), by=['recipe', 'corpus'], parts=['both']).set_index('corpus')
+    whole = T.summarise(R.Results(tmp_path), parts=['both'], n_boot=0).iloc[0]
+    split = T.summarise(R.Results(tmp_path), by=['recipe', 'corpus'], parts=['both']).set_index('corpus')
     assert set(split.index) == {'emodb', 'ravdess'} and split.n_answers.sum() == whole.n_answers == 120
     assert (split.accuracy*split.n_answers).sum() == pytest.approx(whole.accuracy*120)
     r = split.loc['emodb']
@@ -210,8 +210,8 @@ def test_a_joint_run_splits_by_corpus(corpus, tmp_path):
 
 def test_recipes_that_differ_are_not_pooled(corpus, tmp_path):
     for C in (1., 10.): save(corpus, tmp_path, recipe=Recipe('svm', model='svm', C=C))
-    assert len(R.summarise(R.Results(tmp_path), parts=['test'], n_boot=0)) == 2
-    assert (R.table1(R.Results(tmp_path)).recipe == 'svm').sum() == 2
+    assert len(T.summarise(R.Results(tmp_path), parts=['test'], n_boot=0)) == 2
+    assert (T.table1(R.Results(tmp_path)).recipe == 'svm').sum() == 2
 
 def test_table1_compares_on_shared_splits(corpus, tmp_path):
     df = corpus[corpus.corpus == 'ravdess']
@@ -219,15 +219,15 @@ def test_table1_compares_on_shared_splits(corpus, tmp_path):
     for seed in range(3): save(df, tmp_path, seed=seed)
     save(df, tmp_path, seed=1, recipe=cnn, right=.9)
     for fold in range(4): save(df[df.speaker == f'ravdess/{fold}'], tmp_path, n=8, fold=fold, protocol='emobox')
-    t = R.table1(R.Results(tmp_path)).set_index('recipe')
-    assert t.index.tolist() == list(R.PAPER)
+    t = T.table1(R.Results(tmp_path)).set_index('recipe')
+    assert t.index.tolist() == list(T.PAPER)
     assert (t.loc['svm', 'paper_seeds'], t.loc['cnn_transfer', 'paper_seeds'], t.loc['svm', 'emobox_folds']) == ('0-2', '1', '0-3')
     assert t.loc['cnn_transfer', 'paper_shared_accuracy'] == t.loc['cnn_transfer', 'paper_accuracy']
     assert t.loc['svm', 'paper_shared_accuracy'] != t.loc['svm', 'paper_accuracy']
-    text = R.show_table1(t.reset_index()).set_index('model')
+    text = T.show_table1(t.reset_index()).set_index('model')
     assert text.loc['CNN, ImageNet weights', '`emobox` UAR'] == 'not run'
     assert text.loc['SVM, mean MFCC', 'published accuracy / F1'] == '51.7 / 50.9'
-    md = R.to_markdown(text.reset_index())
+    md = T.to_markdown(text.reset_index())
     assert len(md.splitlines()) == 8 and len({line.count('|') for line in md.splitlines()}) == 1
 
 def test_a_variant_that_the_first_protocol_never_saw(corpus, tmp_path):
@@ -235,7 +235,7 @@ def test_a_variant_that_the_first_protocol_never_saw(corpus, tmp_path):
     df = corpus[corpus.corpus == 'ravdess']
     small = Recipe('cnn_transfer', weights='imagenet', sizes=(96,))
     for fold in range(4): save(df[df.speaker == f'ravdess/{fold}'], tmp_path, n=8, fold=fold, protocol='emobox', recipe=small)
-    rows = lambda: R.table1(R.Results(tmp_path), n_boot=0).set_index('recipe').loc[['cnn_transfer'], 'size'].tolist()
+    rows = lambda: T.table1(R.Results(tmp_path), n_boot=0).set_index('recipe').loc[['cnn_transfer'], 'size'].tolist()
     assert rows() == ['96']
     save(df, tmp_path, recipe=Recipe('cnn_transfer', weights='imagenet'))
     assert rows() == ['128']
@@ -244,14 +244,14 @@ def test_a_half_finished_seed_is_not_mixed_with_whole_ones(corpus, tmp_path):
     df = corpus[corpus.corpus == 'ravdess']
     def fold(f, seed, **kw): save(df[df.speaker == f'ravdess/{f}'], tmp_path, n=8, fold=f, seed=seed, protocol='emobox', **kw)
     for f in range(4): fold(f, 0)
-    row = lambda: R.table1(R.Results(tmp_path)).set_index('recipe').loc['svm']
+    row = lambda: T.table1(R.Results(tmp_path)).set_index('recipe').loc['svm']
     before = row()
     for f in range(2): fold(f, 1, right=1.)
     assert (before.emobox_seeds, before.emobox_folds) == ('0', '0-3') and row().equals(before)
     for f in (2, 3): fold(f, 1, right=1.)
     assert row().emobox_seeds == '0-1' and row().emobox_uar > before.emobox_uar
     fold(1, 0, recipe=Recipe('lstm', model='lstm'))
-    assert R.table1(R.Results(tmp_path)).set_index('recipe').loc['lstm', 'emobox_folds'] == '1'       # all that there is, and its folds
+    assert T.table1(R.Results(tmp_path)).set_index('recipe').loc['lstm', 'emobox_folds'] == '1'       # all that there is, and its folds
 
 def test_folds_of_clips_that_no_run_has_named_are_missing(corpus, tmp_path):
     df = corpus[corpus.corpus == 'ravdess']
@@ -259,26 +259,26 @@ def test_folds_of_clips_that_no_run_has_named_are_missing(corpus, tmp_path):
         test = predictions(df[df.speaker == f'ravdess/{f}'])
         R.save_run(facts(fold=f, protocol='emobox', n_train=n_train), test, None, None, df, tmp_path)
     for f in range(3): fold(f, len(df) - 16)                                                # of four speakers, three are named
-    assert not len(R.complete_runs(R.Results(tmp_path), R.Results(tmp_path).runs))
+    assert not len(T.complete_runs(R.Results(tmp_path), R.Results(tmp_path).runs))
     fold(3, len(df) - 16)
-    assert len(R.complete_runs(R.Results(tmp_path), R.Results(tmp_path).runs)) == 4
+    assert len(T.complete_runs(R.Results(tmp_path), R.Results(tmp_path).runs)) == 4
 
 def test_no_interval_over_a_few_speakers(corpus, tmp_path):
     df = corpus[corpus.corpus == 'ravdess']
     save(df, tmp_path)
     for fold in range(4): save(df[df.speaker == f'ravdess/{fold}'], tmp_path, n=8, fold=fold, protocol='emobox')
-    t = R.table1(R.Results(tmp_path))
+    t = T.table1(R.Results(tmp_path))
     t = t[t.recipe == 'svm']
-    assert t.emobox_n_speakers.iloc[0] == 4 < R.MIN_SPEAKERS_FOR_CI and t.emobox_uar_lo.notna().all()    # the numbers keep it
-    few, many = (R.show_table1(x).iloc[0] for x in (t, t.assign(emobox_n_speakers=R.MIN_SPEAKERS_FOR_CI)))
+    assert t.emobox_n_speakers.iloc[0] == 4 < T.MIN_SPEAKERS_FOR_CI and t.emobox_uar_lo.notna().all()    # the numbers keep it
+    few, many = (T.show_table1(x).iloc[0] for x in (t, t.assign(emobox_n_speakers=T.MIN_SPEAKERS_FOR_CI)))
     for col in ('`emobox` UAR', '`emobox` macro F1'): assert '(' not in few[col] and '(' in many[col] and many[col].startswith(few[col])
     assert '(' in few['`paper` accuracy']                                               # clips are drawn there, not speakers
 
 def test_nothing_run_yet(tmp_path):
     r = R.Results(tmp_path)
-    t = R.table1(r)
-    assert t.recipe.tolist() == list(R.PAPER) and set(R.show_table1(t)['`paper` accuracy']) == {'not run'}
-    assert len(r.curves([])) == 0 and len(R.summarise(r)) == 0 and len(r.clips) == 0 and r.peers('emobox') == {}
+    t = T.table1(r)
+    assert t.recipe.tolist() == list(T.PAPER) and set(T.show_table1(t)['`paper` accuracy']) == {'not run'}
+    assert len(r.curves([])) == 0 and len(T.summarise(r)) == 0 and len(r.clips) == 0 and r.peers('emobox') == {}
 
 def test_curves(corpus, tmp_path):
     c = pd.DataFrame(dict(epoch=[0, 1], train_loss=[2., 1.], train_clean_loss=[1.9, .9], valid_loss=[2., 1.5], valid_accuracy=[.1, .3]))
@@ -289,4 +289,4 @@ def test_curves(corpus, tmp_path):
         with pytest.raises(SerError, match=f'{run}/curves.csv'): R.Results(tmp_path).curves([run])
 
 def test_random_protocols_are_those_with_known_speakers():
-    assert not [p for p in R.RANDOM if PROTOCOLS[p].unseen]
+    assert not [p for p in T.RANDOM if PROTOCOLS[p].unseen]
