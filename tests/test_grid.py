@@ -1,6 +1,7 @@
 "Grids of several processes: nothing is trained twice, a killed process blocks nobody, and the list of runs keeps up."
 import os, re, shutil, subprocess, sys, time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from threading import Barrier, Thread, get_ident
 import pandas as pd, psutil, pytest
 from filelock import Timeout
@@ -69,7 +70,7 @@ def test_workers_import_from_the_environment_only(made, tmp_path, monkeypatch):
     ('The exit codes of the workers are {SIGSEGV(-11), EXIT(1)}', r'failed \(exit code SIGSEGV\(-11\), EXIT\(1\)\): run again with --jobs 1'),
     ('A task has failed to un-serialize.', 'failed .*un-serialize.*--jobs 1')])
 def test_memory_is_blamed_only_where_the_system_killed_a_worker(said, told):
-    text = str(X._broken(X.BrokenProcessPool(said)))
+    text = str(X._worker_error(X.BrokenProcessPool(said)))
     assert re.search(told, text) and ('memory' in text) == ('SIGKILL' in said) and '\n' not in text
 
 def test_a_published_store_takes_no_new_runs(made, tmp_path, monkeypatch):
@@ -139,7 +140,7 @@ def test_a_checkpoint_of_other_clips_is_not_taken_up(made, tmp_path, monkeypatch
 def test_a_cache_without_room_for_locks_is_one_sentence(made, tmp_path, monkeypatch, capsys):
     df, svm = made[0], RECIPES['svm']
     def denied(*args, **kw): raise PermissionError(13, 'Permission denied')
-    for where, what in (X.Path, 'mkdir'), (X.FileLock, 'acquire'):
+    for where, what in (Path, 'mkdir'), (X.FileLock, 'acquire'):
         with monkeypatch.context() as m:
             m.setattr(where, what, denied)
             with pytest.raises(SerError, match='locks cannot be written.*Permission denied.*set SER_CACHE'): X._lock('a-run', True)
