@@ -7,7 +7,7 @@ from joblib import Parallel, cpu_count, delayed
 from ser_fastai.recipes import Recipe
 from ser_fastai.corpora import find_audio
 from ser_fastai.features import build_features
-from ser_fastai.results import to_markdown
+from ser_fastai.tables import to_markdown
 from ser_fastai.synth import synthesise
 
 R = Recipe('benchmark', trim=False)   # librosa does not trim either

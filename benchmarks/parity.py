@@ -8,7 +8,7 @@ from ser_fastai.corpora import load_corpus
 from ser_fastai.metrics import uar
 from ser_fastai.predict import Predictor
 from ser_fastai.publish import export_bundle
-from ser_fastai.results import to_markdown
+from ser_fastai.tables import to_markdown
 
 def compare(predictors, df):
     "Agreement of each predictor with the first, and its UAR, on the clips of a corpus frame."

@@ -19,7 +19,7 @@ from ser_fastai.models.cnn import find_arch
 from ser_fastai.models.svm import svm_pipeline
 from ser_fastai.predict import Predictor
 from ser_fastai.publish import export_bundle, save_bundle
-from ser_fastai.results import to_markdown
+from ser_fastai.tables import to_markdown
 from ser_fastai.synth import synthesise
 
 SR, N_FFT, HOP_LENGTH, N_FRAMES = 16000, 1024, 192, 250   # 3 seconds

@@ -10,7 +10,7 @@ from ser_fastai.recipes import Recipe
 from ser_fastai.data import spectrogram_dls
 from ser_fastai.features import Features
 from ser_fastai.models.cnn import cnn_learner, find_arch
-from ser_fastai.results import to_markdown
+from ser_fastai.tables import to_markdown
 from ser_fastai.splits import Split
 from ser_fastai.train import reuse_freed_memory, speed_callbacks, use_bf16
 

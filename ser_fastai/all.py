@@ -36,10 +36,11 @@ from .models.svm import mfcc_stats, svm_pipeline
 from .predict import Predictor, plot_timeline, segments
 from .publish import export_bundle, save_bundle, train_bundle
 from .runtime import answer, default_bundle, open_bundle, recognise
-from .results import Results, show_table1, summarise, table1
+from .results import Results
 from .significance import holm, mcnemar, align_predictions, permutation_test
 from .splits import PROTOCOLS, Split, check_leaks, leaks, n_folds, plot_split, split
 from .synth import synthesise
+from .tables import show_table1, summarise, table1
 from .train import BF16, Curves, fit_stages, speed_callbacks
 
 # %% ../nbs/42_all.ipynb #3ece7bba

@@ -16,9 +16,9 @@ from .core import SerError
 from .recipes import Recipe
 from .corpora import CORPORA
 from .metrics import labels_of, recall_by_class
-from .results import (MIN_SPEAKERS_FOR_CI, RANDOM, complete_seeds, has_interval, percent, summarise,
-                                to_markdown)
 from .splits import PROTOCOLS, protocol_on
+from .tables import (MIN_SPEAKERS_FOR_CI, RANDOM, complete_seeds, has_interval, percent, summarise,
+                               to_markdown)
 
 # %% ../nbs/40_cards.ipynb #2278cc90
 CITATIONS = dict(  # corpus -> reference

@@ -178,11 +178,8 @@ def ser_run(
 
 # %% ../nbs/41_cli.ipynb #a14d41c7
 def _show_runs(grid, folder):
-    import pandas as pd
-    from ser_fastai.experiment import _stores
-    facts = pd.concat([s.runs for s in _stores(folder)]).drop_duplicates('run').set_index('run')
-    facts = facts.reindex(grid.run).reset_index(drop=True)   # a run that failed early is not stored
-    facts = facts.assign(**grid[['recipe', 'protocol', 'fold', 'seed', 'status', 'error']])
+    from ser_fastai.experiment import grid_facts
+    facts = grid_facts(grid, folder)
     scores = ['accuracy', 'uar', 'macro_f1', 'valid_accuracy']
     numbers = facts[[*scores, 'seconds']].astype(float).round(3)
     print(facts[['recipe', 'protocol', 'fold', 'seed', 'status']].join(numbers).to_string(index=False))
@@ -220,7 +217,7 @@ def _synthetic_corpus(folder, notes):
 # %% ../nbs/41_cli.ipynb #031dc55c
 def _print_scores(results, committed, grid, corpora, protocols, demo):
     "Print Table 1 and the reasons of failed runs; after a rehearsal, also Table 1 of the committed results."
-    from ser_fastai.results import show_table1, table1
+    from ser_fastai.tables import show_table1, table1
     table = show_table1(table1(results, corpora=corpora, protocols=protocols))
     if demo: table = table.drop(columns=[c for c in table if 'published' in c])
     print('\n' + _columns_for_terminal(table))

@@ -21,10 +21,11 @@ import numpy as np, pandas as pd
 from .calibration import ece, plot_reliability, rescaled, temperature
 from .core import SerError
 from .metrics import COLORS, accuracy, check_clips, labels_of, uar
-from .results import MODEL, PAPER, PEERS, RANDOM, complete_runs, has_interval, percent, scores, on_shared_splits
+from .results import MODEL, PEERS
 from .significance import (group_gap, group_scores, holm, mcnemar, align_predictions, paired_bootstrap, permutation_test, plot_groups,
                                      shuffled_group_gap)
 from .splits import PROTOCOLS
+from .tables import PAPER, RANDOM, complete_runs, has_interval, on_shared_splits, percent, scores
 
 # %% ../nbs/23_compare.ipynb #22acbf39
 def model_name(

@@ -30,9 +30,10 @@ from .recipes import Recipe
 from .corpora import CORPORA, plot_classes
 from .metrics import accuracy, counts, labels_of, plot_confusion, plot_curves, recall_by_class, bootstrap_counts, uar
 from .features import clip_features, feature_settings, plot_log_mel
-from .results import (MIN_SPEAKERS_FOR_CI, PAPER, RANDOM, Results, has_interval, on_shared_splits, show_table1, summarise, table1, to_markdown,
-                                complete_seeds)
+from .results import Results
 from .splits import PROTOCOLS
+from .tables import (MIN_SPEAKERS_FOR_CI, PAPER, RANDOM, complete_seeds, has_interval, on_shared_splits,
+                               show_table1, summarise, table1, to_markdown)
 
 # %% ../nbs/25_report.ipynb #5685e563
 STYLE = {'font.size': 14, 'axes.titlesize': 15, 'axes.labelsize': 14, 'xtick.labelsize': 12.5, 'ytick.labelsize': 12.5, 'legend.fontsize': 13,
