@@ -388,7 +388,7 @@ def test_links_that_became_text(tmp_path):
     clips(tmp_path/'real', 'angry/a.wav', 'happy/b.wav')
     (tmp_path/'own').mkdir()
     for name in 'angry', 'happy': (tmp_path/'own'/name).write_text(f'../real/{name}')
-    with pytest.raises(SerError, match='angry; happy hold only the text of symbolic links'): load_folder(tmp_path/'own')
+    with pytest.raises(SerError, match='angry; happy contain only the text of symbolic links'): load_folder(tmp_path/'own')
 
 def test_files_with_the_same_fault_are_told_together_from_the_first(tmp_path):
     for i in range(6): (clip(tmp_path/'own'/'sad'/f'{i}.wav')).write_text('version https://git-lfs.github.com/spec/v1\n')
