@@ -70,12 +70,12 @@ WAVEFORM = dict(
 # %% ../nbs/05_augment.ipynb #09dd4962
 def augmented_copy(
     x: np.ndarray,  # mono samples (n,)
-    sr: int,        # rate, Hz
+    sr: int,        # sample rate, Hz
     kind: str,      # a key of `WAVEFORM`
     number: int,    # number of the copy; each number gives another random amount
     sha: str        # hash of the clip's samples
 ) -> np.ndarray:    # (m,) float32
-    "Make an augmented copy of a clip, the same in each call."
+    "Make an augmented copy of a clip. Equal arguments give equal copies."
     low, high, change, _ = WAVEFORM[check_choice(kind, WAVEFORM, 'waveform augmentation')]
     rng = np.random.default_rng(int(hash_of([sha, kind, number], 16), 16))
     return np.asarray(change(x, rng.uniform(low, high), sr, rng), 'float32')
@@ -100,8 +100,8 @@ def augmented_copies(
     "The features of the augmented copies in a recipe."
     plan = planned_copies(recipe)
     if missing := [c for c in plan if c not in features.copies]:
-        raise SerError(f'these features hold no copy by {missing[0][0]}: '
-                       f'make them by build_features with the recipe {recipe.name}.')
+        raise SerError(f'the features contain no copies by {missing[0][0]}: '
+                       f'compute them by build_features with the recipe {recipe.name}.')
     return [features.copies[c] for c in plan]
 
 # %% ../nbs/05_augment.ipynb #82978329

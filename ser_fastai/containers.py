@@ -30,37 +30,48 @@ def unreadable(
     return SerError(f'cannot read {path}: {what}; {remedy}.')
 
 # %% ../nbs/00a_containers.ipynb #0b56a0a8
-NOT_AUDIO = [  # how a file begins (a regular expression), what it is, what to do
-    (rb'version https://git-lfs', 'a Git LFS pointer, not the recording itself', 'run "git lfs pull" in its repository'),
-    (rb'\S*[/\\]annex[/\\]objects[/\\]', 'a git-annex pointer, not the recording itself', 'run "git annex get" in its repository'),
-    (rb'bplist', 'a placeholder of a cloud folder, not the recording itself', 'download it from the cloud first'),
+NOT_AUDIO = [  # regular expression for the first bytes, what the file is, remedy
+    (rb'version https://git-lfs', 'a Git LFS pointer, not the recording itself',
+     'run "git lfs pull" in its repository'),
+    (rb'\S*[/\\]annex[/\\]objects[/\\]', 'a git-annex pointer, not the recording itself',
+     'run "git annex get" in its repository'),
+    (rb'bplist', 'a placeholder of a cloud folder, not the recording itself',
+     'download it from the cloud first'),
     (rb'(\xef\xbb\xbf)?\s*<', 'a web page or XML, not audio', 'download the recording itself'),
-    (rb'(\xef\xbb\xbf)?\s*[{[]\s*["{[\]}]', 'JSON text, probably the message of a server', 'download the recording itself'),
+    (rb'(\xef\xbb\xbf)?\s*[{[]\s*["{[\]}]', 'JSON text, probably the message of a server',
+     'download the recording itself'),
     (rb'(?s)OggS.{24,80}Speex ', 'Speex audio, which libsndfile cannot decode', 'convert it to wav or flac'),
     (rb'(?s)....ftyp', 'MP4 or M4A audio, which libsndfile cannot decode', 'convert it to wav or flac'),
-    (rb'\x1a\x45\xdf\xa3', 'WebM or Matroska audio, which libsndfile cannot decode', 'convert it to wav or flac'),
-    (rb'\x30\x26\xb2\x75', 'Windows Media audio, which libsndfile cannot decode', 'convert it to wav or flac'),
+    (rb'\x1a\x45\xdf\xa3', 'WebM or Matroska audio, which libsndfile cannot decode',
+     'convert it to wav or flac'),
+    (rb'\x30\x26\xb2\x75', 'Windows Media audio, which libsndfile cannot decode',
+     'convert it to wav or flac'),
     (rb'#!AMR', 'AMR audio, which libsndfile cannot decode', 'convert it to wav or flac'),
     (rb'\xff[\xf0\xf1\xf8\xf9]', 'AAC audio, which libsndfile cannot decode', 'convert it to wav or flac'),
     (rb'PK\x03\x04|\x1f\x8b|7z\xbc\xaf|Rar!', 'an archive, not audio', 'unpack it'),
     (rb'\x00+\Z', 'nothing but zero bytes, as a failed download leaves them', 'download it again'),
-    (rb'[\t\n\r\x20-\x7e\x80-\xff]+\Z', 'a text file, not audio', 'a list of recordings must be named .txt or .csv')]
-UNFINISHED = ('.part', '.partial', '.crdownload', '.download', '.filepart', '.opdownload', '.tmp')  # names of unfinished downloads
-CONTAINERS = (b'RIFF', b'RIFX', b'RF64', b'riff', b'FORM', b'caff', b'.snd', b'NIST', b'fLaC', b'OggS')  # first bytes
+    (rb'[\t\n\r\x20-\x7e\x80-\xff]+\Z', 'a text file, not audio',
+     'a list of recordings must be named .txt or .csv')]
+UNFINISHED = (   # suffixes of unfinished downloads
+    '.part', '.partial', '.crdownload', '.download', '.filepart', '.opdownload', '.tmp')
+CONTAINERS = (   # first bytes
+    b'RIFF', b'RIFX', b'RF64', b'riff', b'FORM', b'caff', b'.snd', b'NIST', b'fLaC', b'OggS')
 
 # %% ../nbs/00a_containers.ipynb #34144895
 def explain_failure(
-    path,      # a file that libsndfile refuses
-    error      # what it says
+    path,      # a file that libsndfile cannot read
+    error      # the exception
 ) -> SerError:
-    "Say what a file is if it is not audio."
-    if isinstance(error, OSError): return unreadable(path, error.strerror or str(error), 'check the file and its permissions')
+    "The error for a file that cannot be decoded, with what it is instead."
+    if isinstance(error, OSError):
+        return unreadable(path, error.strerror or str(error), 'check the file and its permissions')
     with open(path, 'rb') as f: head = f.read(512)
-    if Path(path).suffix.lower() in UNFINISHED: return unreadable(path, 'an unfinished download', 'let it finish, or download it again')
+    if Path(path).suffix.lower() in UNFINISHED:
+        return unreadable(path, 'an unfinished download', 'let it finish, or download it again')
     for pattern, what, remedy in NOT_AUDIO:
         if re.match(pattern, head): return unreadable(path, what, remedy)
     reason = str(error).split(': ')[-1].strip().rstrip('.').lower()
-    if 'possibly a pipe' in reason: reason = 'no whole frame in it'
+    if 'possibly a pipe' in reason: reason = 'no complete frame'
     if head.startswith((*CONTAINERS, b'ID3', b'\xff')):
         what = f'the audio is damaged, cut short or of an unsupported kind ({reason})'
         return unreadable(path, what, 'download it again, or convert it to wav or flac')
@@ -69,17 +80,18 @@ def explain_failure(
     return unreadable(path, f'not an audio file (first bytes {first})', 'convert it to wav or flac')
 
 # %% ../nbs/00a_containers.ipynb #6c985c58
-CHUNKS = {  # first bytes -> first chunk, length of a chunk's name, format of its size, names of the one with the samples, alignment
+CHUNKS = {  # first bytes -> start of the first chunk, length of chunk names, format of chunk sizes,
+            # names of the chunk with the samples, alignment
     b'RIFF': (12, 4, '<I', (b'data',), 2), b'RIFX': (12, 4, '>I', (b'data',), 2),
     b'RF64': (12, 4, '<I', (b'data',), 2), b'FORM': (12, 4, '>I', (b'SSND', b'BODY'), 2),
     b'riff': (40, 16, '<Q', (b'data\xf3\xac\xd3\x11\x8c\xd1\x00\xc0O\x8e\xdb\x8a',), 8),
     b'caff': (8, 4, '>Q', (b'data',), 1)}
-UNKNOWN_SIZE = {4: 0x7f000000, 8: 2**48}  # writers to a pipe declare this or more: bytes of the size field -> bytes of samples
+UNKNOWN_SIZE = {4: 0x7f000000, 8: 2**48}  # bytes of the size field -> smallest size that means "unknown"
 
 def declared_size(
     data,      # bytes, or a memory map
-    start: int # where the audio file begins in it
-) -> tuple:    # position and format of the size field, declared bytes, where the samples begin; None if there is no such field
+    start: int # offset of the audio file in it
+) -> tuple:    # offset and format of the size field, its value, offset of the samples; None without it
     "Find where a header says how many bytes of samples follow."
     magic, at = data[start:start + 4], start
     if magic == b'.snd':
@@ -87,15 +99,17 @@ def declared_size(
         return at + 8, '>I', size, at + offset
     if magic == b'NIST':
         head, keys = data[at:at + 1024], (b'sample_count', b'sample_n_bytes', b'channel_count')
-        length, *fields = re.match(rb'NIST_1A\n *(\d{1,6})\n', head), *(re.search(rb'\n%b -i (\d{1,18})\s' % k, head) for k in keys)
-        return (None, '', math.prod(int(m[1]) for m in fields), at + int(length[1])) if length and all(fields) else None
+        length = re.match(rb'NIST_1A\n *(\d{1,6})\n', head)
+        fields = [re.search(rb'\n%b -i (\d{1,18})\s' % k, head) for k in keys]
+        if not length or not all(fields): return None
+        return None, '', math.prod(int(m[1]) for m in fields), at + int(length[1])
     if magic not in CHUNKS: return None
     first, n_name, code, names, align = CHUNKS[magic]
     at += first
     while at + (n := n_name + calcsize(code)) <= len(data):
         name, size, body = data[at:at + n_name], unpack(code, data[at + n_name:at + n])[0], at + n
         if not name.strip(b'\0'): return None
-        if magic == b'riff': size = max(0, size - n)        # in W64 it counts the chunk's own header
+        if magic == b'riff': size = max(0, size - n)        # in W64 it includes the header of the chunk
         if name in names and magic == b'RF64' and data[start + 12:start + 16] == b'ds64':
             return start + 28, '<Q', unpack('<Q', data[start + 28:start + 36])[0], body
         if name in names: return at + n_name, code, size, body
@@ -104,52 +118,58 @@ def declared_size(
 # %% ../nbs/00a_containers.ipynb #bd67d1f7
 def cut_short(
     path,          # an audio file
-    n: int,        # how much of it there is
-    declared: int, # how much there should be
-    unit: str      # of what
+    n: int,        # available amount
+    declared: int, # declared amount
+    unit: str      # unit of both, e.g. "samples"
 ) -> SerError:
     "The error for an incomplete file."
     return unreadable(path, f'the file is cut short ({n} of {declared} {unit})', 'download or copy it again')
 
 def with_known_size(
-    path,      # for the error
+    path,      # path for the error message
     data,      # its bytes, or a memory map
-    start: int # where the audio file begins in it
+    start: int # offset of the audio file in it
 ) -> list:     # parts for a `SplicedFile`
-    "Fill in a size that the writer did not know. Raise an error if the samples are cut short."
+    "Replace an unknown size by the real one. Raise an error if the samples are cut short."
     if not (found := declared_size(data, start)): return [(start, len(data))]
     at, code, declared, body = found
     available, unknown = max(0, len(data) - body), False
-    if code and not declared:   # unknown, or an empty recording with other chunks behind it
-        name, size = data[body:body + 4], int.from_bytes(data[body + 4:body + 8], 'little' if code[0] == '<' else 'big')
+    if code and not declared:   # unknown, or an empty recording followed by other chunks
+        order = 'little' if code[0] == '<' else 'big'
+        name, size = data[body:body + 4], int.from_bytes(data[body + 4:body + 8], order)
         unknown = not (name.isalnum() and size <= available - 8)
     elif code: unknown = declared > available and declared >= UNKNOWN_SIZE[calcsize(code)]
     if unknown and available < 256**calcsize(code):
         size = pack(code, available + (body - at + 16 if data[start:start + 4] == b'riff' else 0))
         return [(start, at), size, (at + len(size), len(data))]
-    if not unknown and declared - available > min(body - start, 128):   # less is a header that counts itself
+    header = min(body - start, 128)   # some writers include it in the size
+    if not unknown and declared - available > header:
         raise cut_short(path, available, declared, 'bytes of samples')
     return [(start, len(data))]
 
 def check_last_page(
-    path, # for the error
+    path, # path for the error message
     data  # its bytes, or a memory map
 ):
     "Raise an error if an Ogg file does not end with a complete page that is marked as the last."
     page = data[max(0, data.rfind(b'OggS')):][:2**17]
     if len(page) < 27 or not page[5] & 4 or 27 + page[26] + sum(page[27:27 + page[26]]) > len(page):
-        raise unreadable(path, 'the file is cut short (its last page is missing)', 'download or copy it again')
+        what = 'the file is cut short (its last page is missing)'
+        raise unreadable(path, what, 'download or copy it again')
 
 # %% ../nbs/00a_containers.ipynb #a20563d0
-KBPS = {(1, 1): range(0, 449, 32), (1, 2): (0, 32, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384),
+KBPS = {   # MPEG version and layer -> bit rates, kbit/s
+        (1, 1): range(0, 449, 32),
+        (1, 2): (0, 32, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384),
         (1, 3): (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
         (2, 1): (0, 32, 48, 56, 64, 80, 96, 112, 128, 144, 160, 176, 192, 224, 256),
-        (2, 2): (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160)}  # MPEG version and layer -> bit rates
-MPEG_RATES = {3: (44100, 48000, 32000), 2: (22050, 24000, 16000), 0: (11025, 12000, 8000)}  # MPEG 1, 2 and 2.5, Hz
+        (2, 2): (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160)}
+MPEG_RATES = {   # MPEG 1, 2 and 2.5 -> sample rates, Hz
+    3: (44100, 48000, 32000), 2: (22050, 24000, 16000), 0: (11025, 12000, 8000)}
 
 def mpeg_frame(
-    head: bytes # the first four of a frame
-) -> tuple:     # its length in bytes, its samples, and what all frames of a file share; None if it is no frame
+    head: bytes # first four bytes of a frame
+) -> tuple:     # length in bytes, number of samples, properties shared by all frames; None if invalid
     "Read the header of an MPEG audio frame."
     if len(head) < 4 or head[0] != 255 or head[1] < 224: return None
     version, layer, kbps, rate = head[1] >> 3 & 3, 4 - (head[1] >> 1 & 3), head[2] >> 4, head[2] >> 2 & 3
@@ -163,8 +183,8 @@ def mpeg_frame(
 # %% ../nbs/00a_containers.ipynb #0d1145c6
 def id3_end(
     data,   # bytes, or a memory map
-    at: int # where a tag may begin
-) -> int:   # where what follows the ID3v2 tags begins; `at` if there is none
+    at: int # offset of a possible tag
+) -> int:   # offset after the ID3v2 tags; `at` without tags
     "Skip ID3v2 tags."
     while data[at:at + 3] == b'ID3' and len(head := data[at:at + 10]) == 10:
         at += 10 + sum((b & 127) << 7*(3 - i) for i, b in enumerate(head[6:])) + (10 if head[5] & 16 else 0)
@@ -172,13 +192,14 @@ def id3_end(
 
 def mpeg_frames(
     data,      # bytes, or a memory map
-    start: int # where to begin
-) -> tuple:    # [(first byte, one past the last)] of runs of whole frames, and the number of frames
-    "Find the frames of MPEG audio, without the tags and anything else around them."
+    start: int # offset at which to begin
+) -> tuple:    # [(first byte, one past the last)] for runs of complete frames; number of frames
+    "Find the frames of MPEG audio, without tags and other data."
     runs, kind, n, at = [], None, 0, start
     def follow(at):   # after a gap, three frames in a row, since any two bytes may look like one
         for _ in range(3):
-            if not (frame := mpeg_frame(data[at:at + 4])) or frame[2] != (kind or frame[2]): return at == len(data)
+            frame = mpeg_frame(data[at:at + 4])
+            if not frame or frame[2] != (kind or frame[2]): return at == len(data)
             at += frame[0]
         return True
     while at + 4 <= len(data):
@@ -195,12 +216,12 @@ def mpeg_frames(
     return runs, n
 
 # %% ../nbs/00a_containers.ipynb #58138b3c
-VBR_TAGS = {b'Xing': 8, b'Info': 8, b'VBRI': 14}   # name -> where after it the number of frames is
+VBR_TAGS = {b'Xing': 8, b'Info': 8, b'VBRI': 14}   # name -> offset of the number of frames from it
 
 def vbr_tag(
-    frame: bytes # the first frame of a file
-) -> tuple:      # name of the tag, and how many frames it declares; both None without one
-    "Read the Xing, Info or VBRI tag that tells how long an MP3 file is."
+    frame: bytes # first frame of a file
+) -> tuple:      # name of the tag, declared number of frames; None for what is missing
+    "Read the length of an MP3 file from its Xing, Info or VBRI tag."
     at, name = max((frame.find(name, 13, 44), name) for name in VBR_TAGS)
     if at < 0: return None, None
     declared = int.from_bytes(frame[at + VBR_TAGS[name]:][:4], 'big')
@@ -208,11 +229,11 @@ def vbr_tag(
 
 # %% ../nbs/00a_containers.ipynb #067d9a78
 def mpeg_parts(
-    path,      # for the error
+    path,      # path for the error message
     data,      # its bytes, or a memory map
-    start: int # where to begin
-) -> tuple:    # parts for a `SplicedFile`, and the number of samples, or None if a tag tells the decoder
-    "The frames of MPEG audio. Raise an error if there are fewer than declared."
+    start: int # offset at which to begin
+) -> tuple:    # parts for a `SplicedFile`; number of samples, or None if the decoder knows it from a tag
+    "The frames of MPEG audio; an error if there are fewer than declared."
     runs, n = mpeg_frames(data, start)
     if not runs: return [], None
     first, end = runs[0]
@@ -221,7 +242,7 @@ def mpeg_parts(
     if tag: n -= 1
     if declared and n < declared - 1: raise cut_short(path, n, declared, 'MPEG frames')
     if tag in (b'Xing', b'Info') and declared and n <= declared + 1: return runs, None
-    if tag: runs[0] = first + length, end   # it counts nothing, or the frames of another file
+    if tag: runs[0] = first + length, end   # without a valid number of frames
     return runs, n*samples
 
 # %% ../nbs/00a_containers.ipynb #954b4565
@@ -230,7 +251,7 @@ class SplicedFile:
     def __init__(self,
         file,      # an open binary file
         parts,     # bytes, and (first byte, one past the last) of the file
-        size=None  # what is claimed as its size; zeros follow at its end
+        size=None  # reported size; zeros follow the parts
     ):
         self.file, self.parts, self.at = file, parts, 0
         self.starts = [0, *accumulate(len(p) if isinstance(p, bytes) else p[1] - p[0] for p in parts)]
@@ -240,7 +261,8 @@ class SplicedFile:
         self.at = max(0, offset + (0, self.at, self.size)[whence])
         return self.at
     def read(self, n):
-        if self.at > self.starts[-1]: return bytes(max(0, min(n, self.size - self.at)))   # where a tag is looked for
+        if self.at > self.starts[-1]:   # libsndfile searches for a tag at the end
+            return bytes(max(0, min(n, self.size - self.at)))
         out = []
         while n > 0 and self.at < self.starts[-1]:
             i = bisect_right(self.starts, self.at) - 1
@@ -255,10 +277,10 @@ class SplicedFile:
 
 # %% ../nbs/00a_containers.ipynb #2d85c7b3
 def audio_parts(
-    path, # for the error
-    f     # the same, an open binary file
-) -> tuple: # parts for a `SplicedFile`, empty if the file can be read as it is; samples per channel, if the decoder would guess them
-    "What libsndfile is given of a file: without tags, and with a known length. Raise an error if it is cut short."
+    path,   # path for the error message
+    f       # the open binary file
+) -> tuple: # parts for a `SplicedFile`, or none; samples per channel if the decoder would guess
+    "Parts of a file that libsndfile reads: no tags, known length. An error if it is cut short."
     with mmap(f.fileno(), 0, access=ACCESS_READ) as data:
         start = id3_end(data, 0)
         magic, parts, samples = data[start:start + 4], [], None
@@ -269,14 +291,14 @@ def audio_parts(
 
 # %% ../nbs/00a_containers.ipynb #bbb06d02
 class QuietDecoder:
-    "Keep what libmpg123 writes on stderr out of it. Other lines that arrive meanwhile, from other threads, are passed on."
+    "Remove messages of libmpg123 from stderr. Lines of other threads are passed on."
     lock, users, stderr, file = Lock(), 0, None, None
     def __enter__(self):
         with self.lock:
             self.users += 1
             if self.users > 1: return
             try: self.stderr = os.dup(2)
-            except OSError: return   # there is no stderr
+            except OSError: return   # no stderr
             self.file = tempfile.TemporaryFile()
             os.dup2(self.file.fileno(), 2)
     def __exit__(self, *error):
@@ -286,7 +308,8 @@ class QuietDecoder:
             os.dup2(self.stderr, 2)
             os.close(self.stderr)
             self.file.seek(0)
-            lines = [l for l in self.file.read().splitlines(True) if not re.match(rb'\[.*mpg123|Warning: |Note: |\s*$', l)]
+            decoder = re.compile(rb'\[.*mpg123|Warning: |Note: |\s*$')
+            lines = [l for l in self.file.read().splitlines(True) if not decoder.match(l)]
             self.file.close()
             self.stderr = self.file = None
             if lines: os.write(2, b''.join(lines))

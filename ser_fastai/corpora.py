@@ -24,8 +24,8 @@ from .audio import decode, prepare_audio, sample_hash
 from .core import EMOTIONS, SerError, check_choice, data_path, label_order, progress
 from .files import (AUDIO, LISTS, UNREADABLE, all_files, find_audio, list_resolver, local_path,
                               name_formats, read_list, slashed, text_links)
-from .labels import (class_level, emotion_name, folded_label, is_emotion, layout_notes, one_spelling,
-                               speaker_level)
+from .labels import (class_level, emotion_name, folded_label, is_emotion, layout_notes,
+                               one_spelling, speaker_level)
 from .parsers import (cremad_genders, iemocap_labels, parse_cremad, parse_emodb, parse_iemocap,
                                 parse_ravdess, parse_savee, parse_tess)
 
@@ -178,7 +178,7 @@ def _drop_duplicates(df):
 # %% ../nbs/03_corpora.ipynb #5c0a7e11
 def _frame(corpus, rows, bad, strict=False, jobs=None, n_published=0, where='', foreign=(),
            unreadable=(), notes=()):
-    "Decode the files of `rows` and make the frame of one corpus; `bad` holds pairs of path and message."
+    "Decode the files of `rows` and make the frame of one corpus; `bad` contains pairs of path and message."
     clips = {}
     for r in rows: clips.setdefault(r['id'], r)
     notes = [*notes, *filter(None, [_merge_spellings(rows), _similar_speakers(rows)])]
@@ -187,8 +187,8 @@ def _frame(corpus, rows, bad, strict=False, jobs=None, n_published=0, where='', 
     for r, found in zip(labelled, scan_clips([r['path'] for r in labelled], jobs)):
         if isinstance(found, str): bad = [*bad, (r['path'], found)]
         else: r.update(found)
-    if strict and bad: raise SerError(bad[0][1])
-    if strict and unreadable: raise SerError(f'{unreadable[0]}: {name_formats(unreadable)}')
+    if strict and (bad or unreadable):
+        raise SerError(bad[0][1] if bad else f'{unreadable[0]}: {name_formats(unreadable)}')
     kept = [r | dict(clip=f'{corpus}/{r["id"]}', corpus=corpus, path=str(r['path']),
                      speaker=f'{corpus}_{" ".join(str(r["speaker"]).split())}' if r.get('speaker') else None)
             for r in labelled if 'sha' in r]
@@ -335,7 +335,7 @@ def load_folder(
 ) -> pd.DataFrame:
     "Load a corpus with one folder per class."
     path = local_path(path)
-    if not path.is_dir(): raise SerError(f'{path} is not a folder: name one that holds one folder per class.')
+    if not path.is_dir(): raise SerError(f'{path} is not a folder: name one with one folder per class.')
     name = name or path.resolve().name
     files = find_audio(path, suffixes=AUDIO | UNREADABLE)
     if not files: raise SerError(f'{path} contains no audio files{_found_instead(path)}.')
@@ -360,7 +360,7 @@ def load_folder(
     return _frame(name, rows, bad, strict, jobs, where=path, unreadable=unreadable, notes=notes)
 
 def _link_note(links):
-    return (f'{_first_few([p.name for p in links])} hold only the text of symbolic links to folders: '
+    return (f'{_first_few([p.name for p in links])} contain only the text of symbolic links to folders: '
             'check them out with links (git config core.symlinks true), or copy the folders there')
 
 # %% ../nbs/03_corpora.ipynb #5c0a7e15
@@ -372,14 +372,14 @@ def _found_instead(path):
     return ': put one folder per class there'
 
 def _suggestion(path, files):
-    "How to load a folder whose layout is not clear."
+    "How to load a folder with an ambiguous layout."
     def fits(c):
         try: return all(c.parse(slashed(p)) for p in files[:3])
         except ValueError: return False
     for name, c in CORPORA.items():
         if fits(c):
             return f'Its files are named like those of {c.title}: name {name}, with the folder as data.'
-    return ('Keep one layer of folders whose names are the emotions, '
+    return ('Use one level of folders named after the emotions, '
             'or list the clips in a CSV with the columns path, emotion and speaker.')
 
 # %% ../nbs/03_corpora.ipynb #fbf99ff6

@@ -21,75 +21,75 @@ import soundfile as sf
 from .core import SerError
 
 # %% ../nbs/02a_files.ipynb #90fcc1bb
-FORMATS = dict(  # libsndfile's name of a format -> suffixes of its files
+FORMATS = dict(  # format name of libsndfile -> file suffixes
     WAV='wav wave bwf', WAVEX='amb', RF64='rf64', W64='w64', NIST='sph nist', AIFF='aif aiff aifc',
-    AU='au snd', CAF='caf', FLAC='flac', OGG='ogg oga opus', MP3='mp3 mp2 mp1 mpga', VOC='voc', IRCAM='sf ircam',
-    SVX='iff svx 8svx', AVR='avr', PAF='paf', PVF='pvf', SDS='sds', WVE='wve', XI='xi')
+    AU='au snd', CAF='caf', FLAC='flac', OGG='ogg oga opus', MP3='mp3 mp2 mp1 mpga', VOC='voc',
+    IRCAM='sf ircam', SVX='iff svx 8svx', AVR='avr', PAF='paf', PVF='pvf', SDS='sds', WVE='wve', XI='xi')
 
-def _suffixes(words): return frozenset(f'.{w}' for w in words.split())
+def _suffixes(names): return frozenset(f'.{name}' for name in names.split())
 
-AUDIO = _suffixes(' '.join(words for name, words in FORMATS.items() if name in sf.available_formats()))
-UNREADABLE = _suffixes(  # formats of audio and video that libsndfile cannot read
+AUDIO = _suffixes(' '.join(names for format, names in FORMATS.items() if format in sf.available_formats()))
+UNREADABLE = _suffixes(  # audio and video formats that libsndfile cannot read
     ' '.join(FORMATS.values()) +
     ' m4a m4b m4r aac wma amr awb 3gp 3gpp 3g2 ac3 eac3 dts ape wv mpc tta alac ra rm gsm spx shn'
     ' dss ds2 vox pcm raw ec3 qcp webm weba mka mkv mp4 m4v mov avi wmv asf mpg mpeg flv f4v ogv') - AUDIO
 
 # %% ../nbs/02a_files.ipynb #298dd747
 def slashed(
-    path: Path  # e.g. a file called "Actor_01\\a.wav"
-) -> Path:      # Actor_01/a.wav
-    "A path with the folders that backslashes in its name stand for."
+    path: Path  # e.g. a file named "Actor_01\\a.wav"
+) -> Path:      # e.g. Actor_01/a.wav
+    "A path with backslashes replaced by slashes."
     return Path(path.as_posix().replace('\\', '/'))
 
 def _hidden(name): return any(part.startswith('.') or part == '__MACOSX' for part in re.split(r'[\\/]', name))
 
 # %% ../nbs/02a_files.ipynb #e8756995
 def all_files(
-    folder: Path,  # where to look, at any depth
-    leave_out=()   # folders not to enter
-) -> list:         # paths, sorted, shallow before deep
-    "All files below a folder; links to folders are followed."
-    found, seen, waiting, later = [], set(), [Path(folder)], []
-    root, above = Path(os.path.abspath(folder)), Path(os.path.realpath(folder)).parents
-    while waiting or later:   # first real folders, then links to elsewhere, then links within the folder
+    folder: Path,  # searched recursively
+    exclude=()     # folders that are not searched
+) -> list:         # paths, sorted by depth, then by name
+    "All files in a folder and its subfolders, following links."
+    root, parents = Path(os.path.abspath(folder)), Path(os.path.realpath(folder)).parents
+    found, visited, waiting, later = [], set(), [Path(folder)], []
+    while waiting or later:   # real folders, then links to the outside, then links to the inside
         top = (waiting or later).pop(0)
-        if os.path.realpath(top) in seen: continue
-        for d, dirs, files in os.walk(top):
-            here = Path(os.path.realpath(d))
-            seen.add(str(here))
-            dirs[:] = sorted(x for x in dirs if not _hidden(x) and Path(d, x) not in leave_out)
-            for x in [x for x in dirs if os.path.islink(Path(d, x))]:
-                inside = root in Path(os.path.abspath(Path(d, os.readlink(Path(d, x))))).parents
-                if Path(os.path.realpath(Path(d, x))) not in (here, *here.parents, *above):
-                    (later if inside else waiting).append(Path(d, x))
-            dirs[:] = [x for x in dirs if os.path.realpath(Path(d, x)) not in seen]
-            found += [Path(d, f) for f in files if not _hidden(f)]
+        if os.path.realpath(top) in visited: continue
+        for parent, dirs, files in os.walk(top):
+            real = Path(os.path.realpath(parent))
+            visited.add(str(real))
+            dirs[:] = sorted(d for d in dirs if not _hidden(d) and Path(parent, d) not in exclude)
+            for link in [Path(parent, d) for d in dirs if os.path.islink(Path(parent, d))]:
+                if Path(os.path.realpath(link)) in (real, *real.parents, *parents): continue   # circular
+                target = Path(os.path.abspath(Path(parent, os.readlink(link))))
+                (later if root in target.parents else waiting).append(link)
+            dirs[:] = [d for d in dirs if os.path.realpath(Path(parent, d)) not in visited]
+            found += [Path(parent, f) for f in files if not _hidden(f)]
     return sorted(found, key=lambda p: (len(p.parts), p))
 
 # %% ../nbs/02a_files.ipynb #5faaabfa
 def find_audio(
-    folder: Path,   # where to look, at any depth
-    leave_out=(),   # folders not to enter
-    suffixes=AUDIO  # which files to return
-) -> list:          # paths, sorted, shallow before deep
-    "All audio files below a folder."
-    return [p for p in all_files(folder, leave_out) if p.suffix.lower() in suffixes]
+    folder: Path,   # searched recursively
+    exclude=(),     # folders that are not searched
+    suffixes=AUDIO  # suffixes of the files to return, lower case
+) -> list:          # paths, sorted by depth, then by name
+    "All audio files in a folder and its subfolders."
+    return [p for p in all_files(folder, exclude) if p.suffix.lower() in suffixes]
 
 # %% ../nbs/02a_files.ipynb #75176977
 def name_formats(
-    paths # files of formats that cannot be read
-) -> str: # e.g. "3 files cannot be read (2 .m4a, 1 .webm): convert them to wav or flac"
-    "Count files by suffix, and say what to do with them."
-    n = sorted(Counter(p.suffix.lower() for p in paths).items(), key=lambda x: (-x[1], x[0]))
-    formats = ', '.join(f'{k} {suffix}' for suffix, k in n)
+    paths # files in formats that cannot be read, at least one
+) -> str: # e.g. "3 files cannot be read (2 .m4a, 1 .webm): convert to wav or flac"
+    "Message with the number of unreadable files per suffix."
+    counts = sorted(Counter(p.suffix.lower() for p in paths).items(), key=lambda x: (-x[1], x[0]))
+    formats = ', '.join(f'{n} {suffix}' for suffix, n in counts)
     files = f'{len(paths)} file{"s" if len(paths) > 1 else ""}'
     return f'{files} cannot be read ({formats}): convert to wav or flac'
 
 # %% ../nbs/02a_files.ipynb #0f14d36d
 def text_links(
-    folder: Path # a folder without the audio files that are expected
-) -> list:       # files that stand in place of links to folders
-    "Small text files that hold the path of a folder."
+    folder: Path # folder in which the expected audio files are missing
+) -> list:       # paths, sorted
+    "Text files that replace links to folders."
     def is_link(p):
         try: target = p.read_text().strip() if p.is_file() and p.stat().st_size < 1024 else ''
         except (OSError, ValueError): return False
@@ -98,7 +98,7 @@ def text_links(
 
 # %% ../nbs/02a_files.ipynb #4014b8a9
 LISTS = frozenset('.csv .tsv .txt .m3u .m3u8'.split())
-COLUMN_NAMES = {  # column -> other names for it, without punctuation
+COLUMN_NAMES = {  # column -> synonyms, without case, blanks and punctuation
     'path': 'file filename filepath fname audio audiofile audiofilename audiofilepath audiopath wav wavfile '
             'wavfilename wavpath relativepath recording soundfile clip clippath fileid files paths',
     'emotion': 'emotions emotionlabel emotionname emo label labels class classname category',
@@ -107,12 +107,12 @@ COLUMN_NAMES = {  # column -> other names for it, without punctuation
     'gender': 'sex', 'intensity': 'emotionintensity', 'sentence': 'sentenceid text transcript transcription',
     'repetition': 'rep', 'language': 'lang'}
 
-def _plain(name): return re.sub(r'[\W_]+', '', name.casefold())
-def _is_path(name): return _plain(name) in ('path', *COLUMN_NAMES['path'].split())
+def _normalised(name): return re.sub(r'[\W_]+', '', name.casefold())
+def _is_path(name): return _normalised(name) in ('path', *COLUMN_NAMES['path'].split())
 
 # %% ../nbs/02a_files.ipynb #7b6a5b1b
-def _text(path):
-    "The text of a list in any usual encoding; a ValueError where it is not text."
+def _decoded(path):
+    "The text of a list."
     data = path.read_bytes()
     if data.startswith((b'\xff\xfe', b'\xfe\xff')): text = data.decode('utf-16')
     elif len(data) > 3 and not any(data[1:100:2]): text = data.decode('utf-16-le')   # no byte-order mark
@@ -124,97 +124,104 @@ def _text(path):
     return text
 
 # %% ../nbs/02a_files.ipynb #cfd11a3b
-def _cells(text, delimiter, strict=True):
+def _reader(text, delimiter, strict=True):
     lines = io.StringIO(text, newline='')
     return csv.reader(lines, delimiter=delimiter, skipinitialspace=True, strict=strict)
 
-def _delimiter(line):
-    "The delimiter that makes the most known columns, or the most columns, of a header."
-    words = {*COLUMN_NAMES, *' '.join(COLUMN_NAMES.values()).split()}
-    def columns(delimiter):
-        names = [_plain(n) for n in next(_cells(line, delimiter, False), [])]
-        return sum(n in words for n in names), len(names)
-    best = max(',;\t|', key=columns)
-    return best if columns(best)[1] > 1 else '\x1f'   # one column: a comma belongs to the path
+def _delimiter(header):
+    "The delimiter that gives the most known columns; if several do, the most columns."
+    known = {*COLUMN_NAMES, *' '.join(COLUMN_NAMES.values()).split()}
+    def n_columns(delimiter):
+        names = [_normalised(n) for n in next(_reader(header, delimiter, False), [])]
+        return sum(n in known for n in names), len(names)
+    best = max(',;\t|', key=n_columns)
+    return best if n_columns(best)[1] > 1 else '\x1f'   # a single column: commas are part of the path
 
 def _column(header, name):
-    "The position of a column, None where there is none; a ValueError where several could be meant."
-    exact = [i for i, h in enumerate(header) if _plain(h) == name]
-    found = exact or [i for i, h in enumerate(header) if _plain(h) in COLUMN_NAMES[name].split()]
+    "The index of a column, or None; a ValueError if several columns match."
+    exact = [i for i, h in enumerate(header) if _normalised(h) == name]
+    found = exact or [i for i, h in enumerate(header) if _normalised(h) in COLUMN_NAMES[name].split()]
     if len(found) > 1:
         if name not in ('path', 'emotion', 'speaker'): return None
         both = ' and '.join(header[i] for i in found)
         raise ValueError(f'its columns {both} could both be the {name}: rename one to "{name}"')
     return found[0] if found else None
 
-# %% ../nbs/02a_files.ipynb #9620c58c
-def read_list(
-    path: Path,         # a .csv, .tsv, .txt, .m3u or .m3u8
-    needed=('path',),   # columns that it must have
-    optional=()         # columns that it may have
-) -> list:              # one dict of these columns per row; None where a cell is empty or a column is missing
-    "Read a list of audio files."
-    path = Path(path)
-    try:
-        text = _text(path)
-        lines = [line for line in text.splitlines() if line.strip()]
-        hint = re.fullmatch(r'"?sep=(.)"?', lines[0].strip()) if lines else None   # from Excel
-        if hint: text, lines = text.split('\n', 1)[1] if '\n' in text else '', lines[1:]
-        if not lines: raise ValueError('it is empty')
-        delimiter = hint[1] if hint else _delimiter(lines[0])
-        names = next(_cells(lines[0], delimiter, False), [])
-        if not any(map(_is_path, names)) and path.suffix.lower() not in ('.csv', '.tsv'):
-            comments = '#' if 'm3u' in path.suffix.lower() else '\0'
-            header = ['path']
-            rows = [[line.strip().strip('"')] for line in lines if not line.startswith(comments)]
-        else: header, *rows = [[c.strip() for c in row] for row in _rows(text, delimiter)]
-        at = {name: _column(header, name) for name in (*needed, *optional)}
-        if missing := [name for name in needed if at[name] is None]:
-            raise ValueError(f'it has no column "{missing[0]}" (its columns: {", ".join(header)[:200]}): '
-                             'name it in the first line')
-    except (OSError, ValueError, csv.Error) as e:
-        raise SerError(f'cannot read {path}: {getattr(e, "strerror", None) or e}') from None
-    def cell(row, i): return row[i] or None if i is not None and i < len(row) else None
-    found = [{name: cell(row, i) for name, i in at.items()} for row in rows]
-    return [r for r in found if r['path']]
-
-def _rows(text, delimiter):
-    "The rows of a table; a ValueError where one has more cells than the header."
-    reader, n = _cells(text, delimiter), None
+# %% ../nbs/02a_files.ipynb #7b9a150f
+def _table_rows(text, delimiter):
+    "The rows of a table, with the header; a ValueError if a row has more cells than the header."
+    reader, n = _reader(text, delimiter), None
     for row in reader:
         if not any(c.strip() for c in row): continue
         n = n or len(row)
         if any(c.strip() for c in row[n:]):
             raise ValueError(f'line {reader.line_num} has {len(row)} cells and the header {n}: '
                              'put quotes around values that contain a delimiter')
-        yield row
+        yield [c.strip() for c in row]
+
+def _parsed(path):
+    "The header and the rows of a list; a list with one path per line has the header `path`."
+    text = _decoded(path)
+    lines = [line for line in text.splitlines() if line.strip()]
+    excel = re.fullmatch(r'"?sep=(.)"?', lines[0].strip()) if lines else None  # from Excel
+    if excel: text, lines = text.partition('\n')[2], lines[1:]
+    if not lines: raise ValueError('it is empty')
+    delimiter = excel[1] if excel else _delimiter(lines[0])
+    is_table = path.suffix.lower() in ('.csv', '.tsv')
+    if is_table or any(map(_is_path, next(_reader(lines[0], delimiter, False), []))):
+        header, *rows = _table_rows(text, delimiter)
+        return header, rows
+    comment = '#' if 'm3u' in path.suffix.lower() else '\0'
+    return ['path'], [[line.strip().strip('"')] for line in lines if not line.startswith(comment)]
+
+# %% ../nbs/02a_files.ipynb #9620c58c
+def read_list(
+    path: Path,          # a .csv, .tsv, .txt, .m3u or .m3u8 file
+    required=('path',),  # columns that the list must have
+    optional=()          # columns that the list may have
+) -> list:               # one dict of these columns per row; None for an empty cell or a missing column
+    "Read a list of audio files. Rows without a path are skipped."
+    path = Path(path)
+    try:
+        header, rows = _parsed(path)
+        index = {name: _column(header, name) for name in (*required, *optional)}
+        if missing := [name for name in required if index[name] is None]:
+            raise ValueError(f'it has no column "{missing[0]}" (its columns: {", ".join(header)[:200]}): '
+                             'name it in the first line')
+    except (OSError, ValueError, csv.Error) as e:
+        raise SerError(f'cannot read {path}: {getattr(e, "strerror", None) or e}') from None
+    def cell(row, i): return row[i] or None if i is not None and i < len(row) else None
+    found = [{name: cell(row, i) for name, i in index.items()} for row in rows]
+    return [r for r in found if r['path']]
 
 # %% ../nbs/02a_files.ipynb #ac071341
 def local_path(
-    name # a path, or a file:// address
+    path # text or a path; may start with `~` or `file://`
 ) -> Path:
-    "The path that a name means; other addresses are refused."
-    name = os.fspath(name)
-    scheme = re.match(r'([a-zA-Z][\w+.-]+)://', name)
+    "A local path; a web address raises an error."
+    name = os.fspath(path)
+    scheme = re.match(r'([a-z][\w+.-]+):[\\/]', name, re.I)   # a `Path` of a web address has one slash only
     if scheme and scheme[1].lower() != 'file':
-        raise SerError(f'{name} is a web address: download the file first, then name the file')
+        address = re.sub(r':[\\/]+', '://', name, count=1)
+        raise SerError(f'{address} is a web address: download the file and use its local path')
     return Path(os.path.expanduser(url2pathname(urlsplit(name).path) if scheme else name))
 
+# %% ../nbs/02a_files.ipynb #df5a4e48
 def list_resolver(
-    folder: Path # the folder of a list
-):               # a function from a name in the list to a `Path`, which exists if any file fits
-    "Find the files that a list names."
+    folder: Path # folder of the list
+):               # function from a name in the list to a `Path`, which exists if a file matches
+    "A function that finds the files of a list."
     @cache
-    def by_name():
+    def paths_by_name():
         found = {}
         for p in find_audio(folder): found.setdefault(p.name, []).append(p)
         return found
     def resolve(name):
-        given = folder/local_path(name)
-        forms = [Path(unicodedata.normalize(form, str(slashed(given)))) for form in ('NFC', 'NFD')]
-        for p in (given, slashed(given), *forms):
+        path = folder/local_path(name)
+        forms = [Path(unicodedata.normalize(form, str(slashed(path)))) for form in ('NFC', 'NFD')]
+        for p in (path, slashed(path), *forms):
             if os.path.exists(p): return p
-        if re.search(r'[\\/]', name): return slashed(given)
-        fits = by_name().get(name, [])
-        return fits[0] if len(fits) == 1 else given
+        if re.search(r'[\\/]', name): return slashed(path)
+        matches = paths_by_name().get(name, [])
+        return matches[0] if len(matches) == 1 else path
     return resolve

@@ -125,7 +125,7 @@ def test_a_seed_fixes_what_is_drawn(corpus, cache):
 def test_features_without_the_copies_are_refused(corpus, cache):
     feats = F.build_features(corpus, R, cache, 1)
     for train in (lambda r: spectrogram_dls(corpus, feats, TRAIN, r)), (lambda r: train_svm(corpus, feats, TRAIN, r)):
-        with pytest.raises(SerError, match='hold no copy by speed'): train(replace(R, waveform='speed'))
+        with pytest.raises(SerError, match='contain no copies by speed'): train(replace(R, waveform='speed'))
 
 def test_the_classes_are_those_of_the_training_rows(corpus, cache):
     feats = F.build_features(corpus, R, cache, 1)
