@@ -70,7 +70,7 @@ def test_temperature_of_rounded_probabilities():
 def test_reliability_intervals_count_clips(rng):
     pred = predictions(rng)
     def ends(p):
-        ax = plot_reliability({'made up': p})
+        ax, = plot_reliability({'made up': p})
         found = [y for (_, a), (_, b) in ax.collections[0].get_segments() for y in (a, b)]
         plt.close('all')
         return found
@@ -81,6 +81,7 @@ def test_reliability_intervals_count_clips(rng):
 
 def test_plot_reliability(rng):
     pred = predictions(rng)
-    ax = plot_reliability({'made up': pred})
-    assert f'{ece(pred):.3f}' in ax.get_legend().get_texts()[0].get_text()
-    plt.close(ax.figure)
+    axs = plot_reliability({f'model {i}': pred for i in range(5)})
+    assert [ax.get_title() for ax in axs] == [f'model {i}\nECE {ece(pred):.3f}' for i in range(5)]
+    assert len(axs[0].figure.axes) == 5   # no empty panel
+    plt.close(axs[0].figure)
