@@ -181,7 +181,8 @@ def plot_protocols(
     axs = np.ravel(axs)
     for ax, t in zip(axs, panels):
         _plot_panel(ax, t, 'Our systems' if t.ours.iloc[0] else 'Published systems')
-    axs[0].set(ylabel='UAR (%)', ylim=(0, 100))
+    axs[0].set_ylim(0, 100)
+    axs[0].set_ylabel('UAR (%) with 95 % interval', fontsize=12)
     return axs
 
 def _plot_panel(ax, table, title):
@@ -201,7 +202,7 @@ def _plot_panel(ax, table, title):
         line = dict(arrowstyle='-', color=color, lw=.6, relpos=(0, .5))
         ax.annotate(fill(names[i], 30), ends[i], (len(protocols) - .45, y), va='center', fontsize=10,
                     color=color, arrowprops=line, annotation_clip=False)
-    ax.set_xticks(x, [f'{p}\n' + fill(PROTOCOLS[p].about, 16) for p in protocols], fontsize=10)
+    ax.set_xticks(x, [f'{p}\n' + fill(PROTOCOLS[p].about, 14) for p in protocols], fontsize=10)
     ax.set_xlim(-.5, len(protocols) - .5)
     ax.set_title(title, fontsize=13)
     ax.grid(axis='y', color='.92')
