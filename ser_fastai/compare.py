@@ -185,6 +185,7 @@ def plot_protocols(
     axs[0].set_ylabel('UAR (%) with 95 % interval', fontsize=12)
     return axs
 
+# %% ../nbs/23_compare.ipynb #abae44c7
 def _plot_panel(ax, table, title):
     "Draw the systems of a table, and the UAR that is expected by chance."
     protocols = [p for p in PROTOCOL_ORDER if p in set(table.protocol)]
@@ -209,7 +210,7 @@ def _plot_panel(ax, table, title):
     ax.set_axisbelow(True)
     ax.spines[['top', 'right']].set_visible(False)
 
-# %% ../nbs/23_compare.ipynb #22cde96c
+# %% ../nbs/23_compare.ipynb #1306f1ee
 def _plot_system(ax, table, protocols, shift, color, marker):
     "Draw the scores of one system, and return the position of the last one."
     column, y = table.protocol.map(protocols.index).to_numpy(), 100*table.uar.to_numpy()
@@ -245,7 +246,7 @@ def shared_predictions(
         raise SerError('the systems share no clip under the same fold and seed: run both on the same splits')
     return align_predictions(rows.merge(a), rows.merge(b))
 
-# %% ../nbs/23_compare.ipynb #78db7a42
+# %% ../nbs/23_compare.ipynb #1396dee4
 def compare_systems(
     a,                    # predictions of system A
     b,                    # predictions of system B
@@ -264,7 +265,7 @@ def compare_systems(
                 b=float(metric(b)), difference=difference, difference_lo=lo, difference_hi=hi, p=p,
                 p_mcnemar=p_mcnemar)
 
-# %% ../nbs/23_compare.ipynb #9c8ae6b9
+# %% ../nbs/23_compare.ipynb #2b137408
 def pairs_table(
     results,                  # `Results`
     protocol: str = 'emobox',
