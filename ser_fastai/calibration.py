@@ -80,9 +80,10 @@ def plot_reliability(
         intervals = np.transpose([wilson(a*n, n) for a, n in zip(r.accuracy, n_clips)])
         ax.vlines(r.confidence, *intervals, color=COLORS[0], lw=1.5)
         ax.plot(r.confidence, r.accuracy, color=COLORS[0], lw=.8, alpha=.5)
-        ax.scatter(r.confidence, r.accuracy, 12 + 400*r.n/r.n.sum(), color=COLORS[0], lw=0)
+        ax.scatter(r.confidence, r.accuracy, 12 + 400*r.n/r.n.sum(), color=COLORS[0], lw=0, clip_on=False)
         ax.set(xlim=(0, 1), ylim=(0, 1.02), aspect='equal')
         ax.set_xticks([0, .5, 1], ['0', '0.5', '1'])
-        ax.set_title('\n'.join(filter(None, [fill(title, 28), f'ECE {ece(pred, n_bins):.3f}'])), fontsize=11)
+        title = fill(title.replace(' px', '\N{NO-BREAK SPACE}px'), 28)
+        ax.set_title(f'{title}\nECE {ece(pred, n_bins):.3f}', fontsize=11)
         ax.spines[['top', 'right']].set_visible(False)
     return axs
