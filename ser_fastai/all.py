@@ -16,7 +16,8 @@ from .audio import fix_length, read_audio, trim_silence
 from .augment import WAVEFORM, augmented_copy, shift_image, spec_augment
 from .calibration import ece, plot_reliability, temperature
 from .cards import in_short, run_card, scores_of, temperature_of
-from .compare import ablation_table, gap_table, pairs_table, plot_ablation, plot_gap, show_gap
+from .ablation import ablation_table, plot_ablation
+from .compare import pairs_table, plot_protocols, protocol_table, show_protocols
 from .core import EMOTIONS, SerError, data_path, label_order, results_path, seed_all
 from .corpora import (CORPORA, class_table, describe, download, load_any, load_corpora, load_corpus,
                                 load_csv, load_folder, plot_classes)

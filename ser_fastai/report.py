@@ -24,6 +24,7 @@ from fastcore.xml import (B, Body, Code, Div, Figcaption, Figure, H1, H2, H3, He
 
 # %% ../nbs/25_report.ipynb #09e2a42f
 from .audio import read_audio, trim_silence
+from .ablation import ablation_comparison
 from .compare import best_by_validation, comparisons, model_name
 from .core import SerError, atomic_write, label_order, repo_path
 from .recipes import Recipe
@@ -493,7 +494,7 @@ def _frame_html(df):
     "A frame of text as a table."
     return Table(Thead(Tr(*(Th(str(c), scope='col') for c in df))), Tbody(*(Tr(Th(str(r[0]), scope='row'), *(Td(str(v)) for v in r[1:])) for r in df.itertuples(index=False))))
 
-_OURS = r'(figure\d|gap|pairs_\w+|calibration|fairness|ablation)\.(png|csv)'   # the files that not every report has
+_OURS = r'(figure\d|protocols|pairs_\w+|calibration|fairness|ablation)\.(png|csv)'   # the files that not every report has
 
 def usual_corpora(
     results       # `Results`
@@ -517,7 +518,7 @@ def write_report(
     synth, runs, table = 'synth' in corpora.split(','), tested(results, corpora), table1(results, corpora=corpora)
     out, title = Path(out), title or f'Emotion in speech: {_titles(corpora)}'
     pictures, missing = draw_figures(results, df, corpora)
-    beyond = comparisons(results, corpora)
+    beyond = comparisons(results, corpora) | ablation_comparison(results, corpora)
     drawn = {name: png(c.figure) for name, c in beyond.items() if c.figure}
     shown = show_table1(table)
     if synth: table, shown = table.drop(columns=['published_accuracy', 'published_f1']), shown.drop(columns='published accuracy / F1')

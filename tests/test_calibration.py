@@ -1,4 +1,4 @@
-"Reliability and temperature against scikit-learn and hand-worked cases."
+"Reliability and temperature against scikit-learn and cases worked by hand."
 import matplotlib
 matplotlib.use('Agg')
 import matplotlib.pyplot as plt
@@ -14,13 +14,15 @@ from test_metrics import predictions, rng
 pytestmark = pytest.mark.filterwarnings('error::RuntimeWarning')  # those of NumPy
 
 def confident(top, right):
-    "Two-label answers of a given confidence."
+    "Predictions of two labels with a given confidence."
     top = np.array(top, float)
-    return pd.DataFrame(dict(clip=[str(i) for i in range(len(top))], truth=np.where(right, 'calm', 'sad'), calm=top, sad=1 - top))
+    clips = [str(i) for i in range(len(top))]
+    return pd.DataFrame(dict(clip=clips, truth=np.where(right, 'calm', 'sad'), calm=top, sad=1 - top))
 
 def test_calibration_error_by_hand():
-    pred = confident([.55, .6, .65, .9, .95, 1, 1], [1, 0, 1, 1, 1, 1, 0])  # .6 and .9 belong to the lower bins
-    want = pd.DataFrame(dict(bin=[5, 6, 8, 9], confidence=[.575, .65, .9, 2.95/3], accuracy=[.5, 1, 1, 2/3], n=[2, 1, 1, 3]))
+    pred = confident([.55, .6, .65, .9, .95, 1, 1], [1, 0, 1, 1, 1, 1, 0])  # .6 and .9 are in the lower bins
+    want = pd.DataFrame(dict(bin=[5, 6, 8, 9], confidence=[.575, .65, .9, 2.95/3],
+                             accuracy=[.5, 1, 1, 2/3], n=[2, 1, 1, 3]))
     pd.testing.assert_frame_equal(reliability(pred), want, check_dtype=False)
     assert ece(pred) == pytest.approx((2*.075 + .35 + .1 + 3*(2.95/3 - 2/3))/7)
     assert ece(confident([1]*4, [1]*4)) == 0 and ece(confident([1]*4, [0]*4)) == 1
@@ -51,7 +53,8 @@ def test_temperature_equals_sklearn(rng, sharp):
     from sklearn.frozen import FrozenEstimator
     pred = predictions(rng, 400)
     z = np.log(pred[sorted(EMOTIONS)].to_numpy())*sharp
-    pred = pred[['clip', 'truth']].join(pd.DataFrame(np.exp(z)/np.exp(z).sum(1, keepdims=True), columns=sorted(EMOTIONS)))
+    p = np.exp(z)/np.exp(z).sum(1, keepdims=True)
+    pred = pred[['clip', 'truth']].join(pd.DataFrame(p, columns=sorted(EMOTIONS)))
     want = CalibratedClassifierCV(FrozenEstimator(Stored()), method='temperature', ensemble=False).fit(
         np.log(np.maximum(pred[sorted(EMOTIONS)].to_numpy(), MIN_PROBABILITY)), pred.truth)
     T = temperature(pred)
@@ -60,17 +63,18 @@ def test_temperature_equals_sklearn(rng, sharp):
     assert nll(T) <= min(map(nll, np.geomspace(.06, 18, 30))) + 1e-6
 
 def test_temperature_of_rounded_probabilities():
-    "A wrong answer that was stored as impossible costs much, not everything."
+    "A true label with a stored probability of 0 has a finite loss."
     pred = confident([1.]*20, [1]*15 + [0]*5)
     T = temperature(pred)
-    assert rescaled(pred, T).calm.iloc[0] == pytest.approx(.75, abs=1e-3) and T == pytest.approx(-np.log(MIN_PROBABILITY)/np.log(3), rel=1e-3)
+    assert rescaled(pred, T).calm.iloc[0] == pytest.approx(.75, abs=1e-3)
+    assert T == pytest.approx(-np.log(MIN_PROBABILITY)/np.log(3), rel=1e-3)
     check_predictions(rescaled(pred, T))
     assert metrics(rescaled(pred, T)) == metrics(pred)
 
 def test_reliability_intervals_count_clips(rng):
     pred = predictions(rng)
     def ends(p):
-        ax = plot_reliability({'made up': p})
+        ax, = plot_reliability({'made up': p})
         found = [y for (_, a), (_, b) in ax.collections[0].get_segments() for y in (a, b)]
         plt.close('all')
         return found
@@ -81,6 +85,7 @@ def test_reliability_intervals_count_clips(rng):
 
 def test_plot_reliability(rng):
     pred = predictions(rng)
-    ax = plot_reliability({'made up': pred})
-    assert f'{ece(pred):.3f}' in ax.get_legend().get_texts()[0].get_text()
-    plt.close(ax.figure)
+    axs = plot_reliability({f'model {i}': pred for i in range(5)})
+    assert [ax.get_title() for ax in axs] == [f'model {i}\nECE {ece(pred):.3f}' for i in range(5)]
+    assert len(axs[0].figure.axes) == 5   # no empty panel
+    plt.close(axs[0].figure)

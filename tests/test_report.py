@@ -49,7 +49,7 @@ def verdicts(results, corpora='ravdess', protocol='paper'):
 @pytest.fixture(scope='module')
 def page(made, tmp_path_factory):
     out = tmp_path_factory.mktemp('out')
-    for old in 'figure1.png', 'pairs_emobox.csv', 'gap.png', 'mine.csv': (out/old).write_bytes(b'of an earlier report, but for the last')
+    for old in 'figure1.png', 'pairs_emobox.csv', 'protocols.png', 'mine.csv': (out/old).write_bytes(b'of an earlier report, but for the last')
     return P.write_report(R.Results(made), out)
 
 def test_whole_page(page):
