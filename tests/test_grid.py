@@ -88,7 +88,7 @@ def test_workers_import_from_the_environment_only(made, tmp_path, monkeypatch):
     ('A task has failed to un-serialize.', 'failed .*un-serialize.*--jobs 1')])
 def test_errors_mention_memory_only_after_sigkill(cause, message):
     text = str(X._worker_error(X.BrokenProcessPool(cause)))
-    assert re.search(message, text) and ('memory' in text) == ('SIGKILL' in said) and '\n' not in text
+    assert re.search(message, text) and ('memory' in text) == ('SIGKILL' in cause) and '\n' not in text
 
 def test_a_published_store_takes_no_new_runs(made, tmp_path, monkeypatch):
     monkeypatch.setitem(X.TRAINERS, 'svm', lambda *args: pytest.fail('it was trained'))
