@@ -8,7 +8,7 @@ PACKAGE = Path(__file__).parents[1]/'ser_fastai'
 
 FOUNDATION = ['core', 'containers', 'audio', 'archives', 'files', 'labels', 'parsers', 'corpora', 'synth', 'augment', 'features', 'splits']  # each may import the earlier ones
 TRAIN = ['recipes', 'data', 'train', 'models.svm', 'models.lstm', 'models.cnn', 'experiment', 'export']
-JUDGE = ['metrics', 'calibration', 'significance', 'results', 'compare', 'report']
+JUDGE = ['metrics', 'calibration', 'significance', 'results', 'compare', 'plots', 'report']
 USE = ['runtime', 'predict', 'explain', 'app']
 JOINS = ['cards', 'publish', 'cli', 'all']
 WINGS = dict(foundation=FOUNDATION, train=TRAIN, judge=JUDGE, use=USE, joins=JOINS)
@@ -21,7 +21,6 @@ ALLOWED = dict(
 
 EXCEPTIONS = {  # imports that break the table and are still to be removed
     'results': {'recipes'},                                    # the type of a recipe
-    'report': {'recipes'},                                     # the default features of Figure 1
     'explain': {'data', 'export', 'features', 'metrics'},      # inside functions: Grad-CAM of a learner or of a bundle
     'app': {'synth'}}                                          # inside a function: the example clips
 
