@@ -168,13 +168,15 @@ def observations(
                              measured=measured, verdict=verdict, holds_in=holds_in))
     return pd.DataFrame(rows)
 
-# %% ../nbs/25_report.ipynb #daec52c1
-def report_template(): # `jinja2.Template`
-    "Load the template of the report."
+# %% ../nbs/25_report.ipynb #4e956ab8
+def report_template(
+    name: str = 'report.html.j2' # file in the folder of the package
+):                               # `jinja2.Template`
+    "Load a template of the report."
     env = Environment(loader=PackageLoader('ser_fastai', '.'), autoescape=True, undefined=StrictUndefined,
                       trim_blocks=True, lstrip_blocks=True)
     env.filters['data_uri'] = lambda png: f'data:image/png;base64,{base64.b64encode(png).decode()}'
-    return env.get_template('report.html.j2')
+    return env.get_template(name)
 
 # %% ../nbs/25_report.ipynb #6d2f3cfb
 def _speakers(protocol): return 'unseen' if 'speaker' in PROTOCOLS[protocol].unseen else 'known'
@@ -377,7 +379,7 @@ def write_report(
     committed=None,        # `Results` on real speech, shown beside synthetic ones; default `results/`
     corpora: str = None,   # corpora of training and test; default those of `df`, otherwise `usual_corpora`
 ) -> Path:                 # the page
-    "Write index.html, table1.csv, table1.md, figure1.png to figure5.png, and table and figure per comparison."
+    "Write index.html, table1.csv, table1.md, figure1.png to figure5.png, and files of each comparison."
     if not corpora: corpora = usual_corpora(results) if df is None else ','.join(sorted(df.corpus.unique()))
     files, out = report_files(report_values(results, corpora, df, title, notes, committed)), Path(out)
     try:
