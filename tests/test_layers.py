@@ -9,7 +9,7 @@ PACKAGE = Path(__file__).parents[1]/'ser_fastai'
 FOUNDATION = ['core', 'containers', 'audio', 'archives', 'files', 'labels', 'parsers', 'bundle_info', 'corpora', 'synth', 'augment',
               'features', 'splits', 'heads']  # each may import the earlier ones
 TRAIN = ['recipes', 'data', 'train', 'models.svm', 'models.lstm', 'models.cnn', 'experiment', 'export']
-JUDGE = ['metrics', 'calibration', 'significance', 'results', 'tables', 'compare', 'ablation', 'report']
+JUDGE = ['metrics', 'calibration', 'significance', 'results', 'tables', 'compare', 'ablation', 'plots', 'report']
 USE = ['runtime', 'predict', 'explain', 'app']
 JOINS = ['cards', 'publish', 'cli', 'all']
 WINGS = dict(foundation=FOUNDATION, train=TRAIN, judge=JUDGE, use=USE, joins=JOINS)
