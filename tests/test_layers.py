@@ -21,7 +21,6 @@ ALLOWED = dict(
     joins={*FOUNDATION, *TRAIN, *JUDGE, *USE, *JOINS})
 
 EXCEPTIONS = {  # imports that break the table and are still to be removed
-    'report': {'recipes'},                                     # the default features of Figure 1
     'explain': {'data',        # the input of a fastai learner; all four are imported inside functions
                 'export',      # the torch network of a bundle, for Grad-CAM
                 'features',    # log-mels and their axes
