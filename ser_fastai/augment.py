@@ -17,6 +17,7 @@ from scipy.ndimage import shift
 # %% ../nbs/05_augment.ipynb #a2c40b04
 from .audio import resample
 from .core import SerError, hash_of, check_choice
+from .recordings import random_recording
 
 # %% ../nbs/05_augment.ipynb #66c5057d
 def add_noise(
@@ -65,7 +66,8 @@ WAVEFORM = dict(
     speed=Kind(.9, 1.1, lambda x, factor, sr, rng: change_speed(x, factor), 'times as fast'),
     pitch=Kind(-2., 2., lambda x, semitones, sr, rng: shift_pitch(x, semitones, sr), 'semitones'),
     stretch=Kind(.9, 1.1, lambda x, factor, sr, rng: stretch_time(x, factor), 'times as fast'),
-    gain=Kind(-6., 6., lambda x, dB, sr, rng: x*10**(dB/20), 'dB'))
+    gain=Kind(-6., 6., lambda x, dB, sr, rng: x*10**(dB/20), 'dB'),
+    recording=Kind(0., 1., lambda x, _, sr, rng: random_recording(x, rng), 'any room, microphone and noise, at 16 kHz'))
 
 # %% ../nbs/05_augment.ipynb #09dd4962
 def augmented_copy(

@@ -127,12 +127,12 @@ def _numbers(
 
 # %% ../nbs/41_cli.ipynb #f5a420a5
 def chosen_recipes(
-    names: str # separated by commas; "all" and "ablations" stand for several
+    names: str # separated by commas; "all" (of Table 1), "speech" and "ablations" stand for several
 ) -> list:     # of `Recipe`
     "The recipes that an option names."
-    from ser_fastai.recipes import ABLATIONS, RECIPES
-    registry = RECIPES | ABLATIONS
-    groups = dict(all=RECIPES, ablations=ABLATIONS)
+    from ser_fastai.recipes import ABLATIONS, RECIPES, SPEECH
+    registry = RECIPES | SPEECH | ABLATIONS
+    groups = dict(all=RECIPES, speech=SPEECH, ablations=ABLATIONS)
     recipes = []
     for name in _split(names):
         if name in groups: recipes += groups[name].values()

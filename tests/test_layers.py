@@ -6,9 +6,9 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1]/'ser_fastai'
 
-FOUNDATION = ['core', 'containers', 'audio', 'archives', 'files', 'labels', 'parsers', 'bundle_info', 'corpora', 'synth', 'augment',
+FOUNDATION = ['core', 'containers', 'audio', 'archives', 'files', 'labels', 'parsers', 'bundle_info', 'corpora', 'synth', 'recordings', 'augment',
               'features', 'splits', 'heads']  # each may import the earlier ones
-TRAIN = ['recipes', 'data', 'train', 'models.svm', 'models.lstm', 'models.cnn', 'experiment', 'export']
+TRAIN = ['recipes', 'data', 'train', 'models.svm', 'models.lstm', 'models.cnn', 'models.speech', 'experiment', 'export']
 JUDGE = ['metrics', 'calibration', 'significance', 'results', 'tables', 'compare', 'ablation', 'plots', 'report']
 USE = ['runtime', 'predict', 'explain', 'app']
 JOINS = ['cards', 'publish', 'cli', 'all']
