@@ -226,7 +226,7 @@ def _check_exportable(net, recipe, labels):
         raise SerError(f'the network is not the one of the recipe {recipe.name}: pass the recipe it was trained with')
 
 # %% ../nbs/19_export.ipynb #78a55b95
-BUNDLE_FILES = 'bundle.json', 'model.onnx', 'weights.safetensors', 'card.md', 'LICENSE'
+BUNDLE_FILES = 'bundle.json', 'model.onnx', 'head.npz', 'weights.safetensors', 'card.md', 'LICENSE'
 
 def to_bundle(
     model,              # a `Trained`, a fastai learner or a network
