@@ -24,6 +24,7 @@ from .core import SerError, atomic_folder, contains_only, one_line, user_path
 from .corpora import CORPORA
 from .experiment import train
 from .export import BUNDLE_FILES, QUANTISED_WEIGHTS, to_bundle, to_int8
+from .export_speech import speech_bundle
 from .metrics import uar
 from .recipes import Recipe
 from .runtime import MAX_UTTERANCE, mean_probabilities, open_bundle, recognise, windows_of
@@ -43,9 +44,13 @@ def save_bundle(
     "Write a trained model as a bundle with card and licence."
     labels = list(getattr(trained, 'labels', None) or trained.dls.vocab)
     data = data or {}
+    if recipe.model == 'speech': temperature = trained.model.temperature
     shared = dict(scores=scores or {}, data=data, licence=licence or licence_of(data), temperature=temperature)
     info = dict(name=user_path(folder).name, labels=labels, kind=recipe.model, recipe=asdict(recipe)) | shared
     texts = {'card.md': card(info), 'LICENSE': licence_text(info)}
+    if recipe.model == 'speech':
+        del shared['temperature']   # that of the model: chosen on out-of-fold predictions
+        return speech_bundle(trained.model, folder, summary=in_short(info), texts=texts, **shared)
     return to_bundle(trained, recipe, folder, labels, summary=in_short(info), texts=texts, **shared, **kwargs)
 
 # %% ../nbs/40a_publish.ipynb #30dd9a7f
@@ -63,7 +68,8 @@ def train_bundle(
     "Train a recipe on all clips and write the bundle."
     if recipe.model == 'svm':
         raise SerError(f'cannot export {recipe.name}: an svm has no ONNX graph: train a CNN or an LSTM')
-    valid = np.random.default_rng(seed).permutation(len(df))[:64]   # the learner needs some; nothing is chosen by them
+    valid = np.random.default_rng(seed).permutation(len(df))[:64]   # a learner needs some; nothing is chosen by them
+    if recipe.model == 'speech': valid = valid[:0]
     trained = train(df, recipe, Split(np.arange(len(df)), valid, np.array([], int)), seed, weights)
     return save_bundle(trained, folder, recipe, scores, data_of(df), licence, temperature, half=half)
 
