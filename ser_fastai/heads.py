@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['SHRINKAGE', 'PRIOR_CLIPS', 'PRIOR_SPREAD', 'CLASS_SHARE', 'ADAPT_STEPS', 'N_GROUPS', 'Head', 'Profile',
-           'average_speaker', 'standardise', 'head_logits', 'fit_head', 'adapt', 'speaker_groups', 'out_of_fold',
-           'mean_recall', 'choose_shrinkage', 'fit_temperature', 'save_head', 'load_head', 'save_profile',
-           'load_profile']
+           'average_speaker', 'standardise', 'head_logits', 'fit_heads', 'fit_head', 'adapt', 'speaker_groups',
+           'out_of_fold', 'mean_recall', 'choose_shrinkage', 'fit_temperature', 'save_head', 'load_head',
+           'save_profile', 'load_profile']
 
 # %% ../nbs/08_heads.ipynb #c561318a
 import json
@@ -69,30 +69,33 @@ def _offsets(Z, speakers):
     np.add.at(sums, index, Z)
     return (sums/np.bincount(index)[:, None])[index]
 
-def _discriminant(Z, y, labels, shrinkage):
-    "Weights (n_labels, d) and biases (n_labels,) of linear discriminant analysis with a shrunk covariance."
+def _discriminants(Z, y, labels, shrinkages):
+    "For each shrinkage: weights (n_labels, d) and biases (n_labels,) of linear discriminant analysis."
     rows = np.searchsorted(labels, y)
     means = np.stack([Z[rows == i].mean(0) for i in range(len(labels))])
     R = (Z - means[rows])/np.sqrt(np.float32(len(Z)))
     n, d = R.shape
-    share, variance = 1 - shrinkage, shrinkage*np.square(R).sum()/d
-    if n < d:   # Woodbury's identity: a system of n instead of d equations
-        inner = np.linalg.solve(share*(R@R.T) + variance*np.eye(n, dtype='float32'), R@means.T)
-        weight = (means - share*(R.T@inner).T)/variance
-    else: weight = np.linalg.solve(share*(R.T@R) + variance*np.eye(d, dtype='float32'), means.T).T
-    return weight, -.5*(means*weight).sum(1)
+    products = R@R.T if n < d else R.T@R          # computed once for all shrinkages
+    projected, mean_variance = R@means.T, np.square(R).sum()/d
+    for s in shrinkages:
+        system = (1 - s)*products
+        system.flat[::len(system) + 1] += s*mean_variance
+        if n < d:   # Woodbury's identity: a system of n instead of d equations
+            weight = (means - (1 - s)*np.linalg.solve(system, projected).T@R)/(s*mean_variance)
+        else: weight = np.linalg.solve(system, means.T).T
+        yield weight, -.5*(means*weight).sum(1)
 
-# %% ../nbs/08_heads.ipynb #e8c3e448
+# %% ../nbs/08_heads.ipynb #3786f916
 SHRINKAGE = .7
 
-def fit_head(
-    X: np.ndarray,        # embeddings (n, d)
-    y,                    # (n,) labels
-    speakers,             # (n,) speakers; of a corpus without known speakers, all the same
-    shrinkage: float = SHRINKAGE, # share of the covariance that is replaced by a constant, 0 to 1
-    copies=()             # more embeddings of the same clips, each (n, d): augmented recordings
-) -> Head:
-    "Fit a head in closed form."
+def fit_heads(
+    X: np.ndarray,   # embeddings (n, d)
+    y,               # (n,) labels
+    speakers,        # (n,) speakers; of a corpus without known speakers, all the same
+    shrinkages,      # shares of the covariance that are replaced by a constant, each above 0 and up to 1
+    copies=()        # more embeddings of the same clips, each (n, d): augmented recordings
+) -> list:           # one `Head` per shrinkage
+    "Fit heads in closed form."
     y, speakers, labels = np.asarray(y), np.asarray(speakers), np.unique(y)
     X = np.concatenate([np.asarray(x, 'float32') for x in (X, *copies)])
     y, speakers = np.tile(y, 1 + len(copies)), np.tile(speakers, 1 + len(copies))
@@ -101,8 +104,16 @@ def fit_head(
     relative = Z - _offsets(Z, speakers)
     within = np.mean([relative[speakers == s].var(0) for s in np.unique(speakers)], 0) + 1e-4
     class_means = np.stack([relative[y == k].mean(0) for k in labels])
-    weight, bias = _discriminant(Z/np.sqrt(within), y, labels, shrinkage)
-    return Head(*(np.asarray(a, 'float32') for a in (mean, deviation, weight, bias, within, class_means)))
+    return [Head(*(np.asarray(a, 'float32') for a in (mean, deviation, *linear, within, class_means)))
+            for linear in _discriminants(Z/np.sqrt(within), y, labels, shrinkages)]
+
+def fit_head(
+    X: np.ndarray, y, speakers,   # as for `fit_heads`
+    shrinkage: float = SHRINKAGE, # share of the covariance that is replaced by a constant
+    copies=()                     # as for `fit_heads`
+) -> Head:
+    "Fit a head in closed form."
+    return fit_heads(X, y, speakers, [shrinkage], copies)[0]
 
 # %% ../nbs/08_heads.ipynb #ad4100b8
 PRIOR_CLIPS = 4.    # weight of offset zero, in clips
@@ -143,21 +154,22 @@ def speaker_groups(
     return (np.arange(len(names)) % min(n_groups, len(names)))[index]
 
 def out_of_fold(
-    X: np.ndarray, y, speakers,   # as for `fit_head`
-    shrinkage: float = SHRINKAGE,
-    copies=(),                    # as for `fit_head`
+    X: np.ndarray, y, speakers,   # as for `fit_heads`
+    shrinkages=(SHRINKAGE,),
+    copies=(),                    # as for `fit_heads`
     groups=None                   # (n,) which rows are held out together; default `speaker_groups`
-) -> np.ndarray:                  # (n, n_labels)
-    "Logits of each row from a head that was fitted without its group."
+) -> list:                        # (n, n_labels) logits per shrinkage
+    "Logits of each row from heads that were fitted without its group."
     y, speakers = np.asarray(y), np.asarray(speakers)
     groups, labels = speaker_groups(speakers) if groups is None else np.asarray(groups), np.unique(y)
-    out = np.full((len(y), len(labels)), -1e3, 'float32')   # a label that the other groups lack is never the answer
+    if len(np.unique(groups)) < 2:
+        raise SerError('cross-validation needs two or more speakers: name the speakers of the clips')
+    out = np.full((len(shrinkages), len(y), len(labels)), -1e3, 'float32')   # a label that the others lack: never
     for g in np.unique(groups):
-        rest = groups != g
-        if not rest.any(): raise SerError('cross-validation needs two or more speakers: name the speakers of the clips')
-        head = fit_head(X[rest], y[rest], speakers[rest], shrinkage, [c[rest] for c in copies])
-        out[np.ix_(~rest, np.isin(labels, y[rest]))] = head_logits(head, X[~rest])
-    return out
+        test, rest, known = np.flatnonzero(groups == g), groups != g, np.flatnonzero(np.isin(labels, y[groups != g]))
+        heads = fit_heads(X[rest], y[rest], speakers[rest], shrinkages, [c[rest] for c in copies])
+        for logits, head in zip(out, heads): logits[np.ix_(test, known)] = head_logits(head, X[test])
+    return list(out)
 
 def mean_recall(
     logits: np.ndarray,   # (n, n_labels)
@@ -174,9 +186,9 @@ def choose_shrinkage(
     copies=()                     # as for `fit_head`
 ) -> tuple:                       # the best candidate, and its out-of-fold logits (n, n_labels)
     "Choose the shrinkage by cross-validation over the training speakers."
-    found = {s: out_of_fold(X, y, speakers, s, copies) for s in candidates}
-    best = max(found, key=lambda s: mean_recall(found[s], y))
-    return best, found[best]
+    found = out_of_fold(X, y, speakers, candidates, copies)
+    best = max(range(len(candidates)), key=lambda i: mean_recall(found[i], y))
+    return candidates[best], found[best]
 
 # %% ../nbs/08_heads.ipynb #37ac736d
 def fit_temperature(
