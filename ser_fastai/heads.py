@@ -8,9 +8,9 @@ __all__ = ['SHRINKAGE', 'PRIOR_CLIPS', 'PRIOR_SPREAD', 'CLASS_SHARE', 'ADAPT_STE
            'out_of_fold', 'mean_recall', 'choose_shrinkage', 'fit_temperature', 'save_head', 'load_head',
            'save_profile', 'load_profile']
 
-# %% ../nbs/08_heads.ipynb #c561318a
+# %% ../nbs/08_heads.ipynb #b25789bf
 import json
-from dataclasses import astuple, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 # %% ../nbs/08_heads.ipynb #a20b4c3b
@@ -24,10 +24,9 @@ from .core import SerError, one_line
 class Head:
     "A linear classifier of embeddings with d values."
     mean: np.ndarray        # (d,), of the training embeddings
-    deviation: np.ndarray   # (d,), of the training embeddings
-    weight: np.ndarray      # (n_labels, d), for adapted embeddings
+    deviation: np.ndarray   # (d,), of the embeddings of one training speaker
+    weight: np.ndarray      # (n_labels, d), for standardised embeddings
     bias: np.ndarray        # (n_labels,)
-    within: np.ndarray      # (d,), variance of a speaker's standardised embeddings, mean over the speakers
     class_means: np.ndarray # (n_labels, d), mean standardised embedding of a class, relative to its speaker's mean
 
 # %% ../nbs/08_heads.ipynb #f7ee2f2b
@@ -42,14 +41,14 @@ def average_speaker(
     head: Head
 ) -> Profile:
     "The profile of a speaker of whom no clip is known."
-    return Profile(np.zeros_like(head.mean), np.sqrt(head.within))
+    return Profile(np.zeros_like(head.mean), np.ones_like(head.mean))
 
 # %% ../nbs/08_heads.ipynb #fefbc38c
 def standardise(
     head: Head,
     X: np.ndarray   # embeddings (n, d)
 ) -> np.ndarray:    # (n, d)
-    "Embeddings in units of the training embeddings: mean 0, deviation 1."
+    "Embeddings with the mean 0 over all training clips, and the deviation 1 within a training speaker."
     return (np.asarray(X, 'float32') - head.mean)/head.deviation
 
 def head_logits(
@@ -99,13 +98,12 @@ def fit_heads(
     y, speakers, labels = np.asarray(y), np.asarray(speakers), np.unique(y)
     X = np.concatenate([np.asarray(x, 'float32') for x in (X, *copies)])
     y, speakers = np.tile(y, 1 + len(copies)), np.tile(speakers, 1 + len(copies))
-    mean, deviation = X.mean(0), X.std(0) + 1e-6
-    Z = (X - mean)/deviation
-    relative = Z - _offsets(Z, speakers)
-    within = np.mean([relative[speakers == s].var(0) for s in np.unique(speakers)], 0) + 1e-4
-    class_means = np.stack([relative[y == k].mean(0) for k in labels])
-    return [Head(*(np.asarray(a, 'float32') for a in (mean, deviation, *linear, within, class_means)))
-            for linear in _discriminants(Z/np.sqrt(within), y, labels, shrinkages)]
+    mean, relative = X.mean(0), X - _offsets(X, speakers)
+    variance = np.mean([relative[speakers == s].var(0) for s in np.unique(speakers)], 0)
+    deviation = np.sqrt(variance + 1e-4*X.var(0)) + 1e-6
+    class_means = np.stack([relative[y == k].mean(0) for k in labels])/deviation
+    return [Head(*(np.asarray(a, 'float32') for a in (mean, deviation, *linear, class_means)))
+            for linear in _discriminants((X - mean)/deviation, y, labels, shrinkages)]
 
 def fit_head(
     X: np.ndarray, y, speakers,   # as for `fit_heads`
@@ -138,7 +136,7 @@ def adapt(
     for _ in range(ADAPT_STEPS):
         expected = _softmax(head_logits(head, X, profile)) @ head.class_means
         offset = (Z - CLASS_SHARE*expected).sum(0)/(n + PRIOR_CLIPS)
-        variance = (np.square(Z - offset).sum(0) + PRIOR_SPREAD*head.within)/(n + PRIOR_SPREAD)
+        variance = (np.square(Z - offset).sum(0) + PRIOR_SPREAD)/(n + PRIOR_SPREAD)
         profile = Profile(offset, np.sqrt(variance), n)
     return profile
 
@@ -209,23 +207,31 @@ def save_head(
     head: Head,
     path    # of the file to write, .npz
 ):
-    "Write a head; the linear map in 32 bits where half precision would overflow."
-    arrays = {f.name: a for f, a in zip(fields(head), astuple(head))}
-    np.savez(path, **{k: a.astype('float16') if np.abs(a).max() < 6e4 else a for k, a in arrays.items()})
+    "Write a head."
+    arrays = dict(mean=head.mean, deviation=head.deviation, bias=head.bias)
+    for name in 'weight', 'class_means':
+        matrix = getattr(head, name)
+        arrays[f'{name}_scale'] = np.maximum(np.abs(matrix).max(1), 1e-12)/127
+        arrays[name] = np.round(matrix/arrays[f'{name}_scale'][:, None]).astype('int8')
+    np.savez_compressed(path, **{k: a if a.dtype == 'int8' else a.astype('float16' if k in ('mean', 'deviation') else 'float32')
+                                 for k, a in arrays.items()})
 
 def load_head(
     path    # of `head.npz`
 ) -> Head:
     "Read a head."
+    broken = f'cannot read {path}: {{}}: get the bundle again'
     try:
-        with np.load(path, allow_pickle=False) as f: arrays = {k.name: f[k.name].astype('float32') for k in fields(Head)}
+        with np.load(path, allow_pickle=False) as f: arrays = {k: f[k].astype('float32') for k in f.files}
+        for name in 'weight', 'class_means': arrays[name] *= arrays.pop(f'{name}_scale')[:, None]
+        head = Head(**arrays)
     except Exception as e:   # NumPy raises errors of several kinds for a damaged file
-        raise SerError(f'cannot read {path}: {one_line(e)}: get the bundle again') from None
-    head = Head(**arrays)
-    d, n = len(head.mean), len(head.bias)
-    shapes = [a.shape for a in astuple(head)]
-    if shapes != [(d,), (d,), (n, d), (n,), (d,), (n, d)] or not all(np.isfinite(a).all() for a in astuple(head)):
-        raise SerError(f'cannot read {path}: the shapes or values do not fit together: get the bundle again')
+        raise SerError(broken.format(one_line(e))) from None
+    d, n = head.mean.size, head.bias.size
+    shapes = [getattr(head, k.name).shape for k in fields(head)]
+    finite = all(np.isfinite(getattr(head, k.name)).all() for k in fields(head))
+    if shapes != [(d,), (d,), (n, d), (n,), (n, d)] or not finite or (head.deviation <= 0).any():
+        raise SerError(broken.format('shapes or values do not fit together'))
     return head
 
 # %% ../nbs/08_heads.ipynb #b2f989ea
