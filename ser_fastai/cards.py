@@ -33,7 +33,11 @@ CITATIONS = dict(  # corpus -> reference
            'IEEE Transactions on Affective Computing 5(4)',
     tess='Pichora-Fuller MK, Dupuis K (2020). Toronto emotional speech set (TESS). https://doi.org/10.5683/SP2/E8H2MF',
     iemocap='Busso C et al. (2008). IEMOCAP: interactive emotional dyadic motion capture database. '
-            'Language Resources and Evaluation 42')
+            'Language Resources and Evaluation 42',
+    emovo='Costantini G, Iaderola I, Paoloni A, Todisco M (2014). EMOVO Corpus: an Italian '
+          'emotional speech database. LREC 2014',
+    nemo='Christop I (2024). nEMO: Dataset of emotional speech in Polish. LREC-COLING 2024, '
+         'https://arxiv.org/abs/2404.06292')
 
 # %% ../nbs/40_cards.ipynb #a77d93ff
 def _corpus_title(corpus): return CORPORA[corpus].title if corpus in CORPORA else corpus

@@ -49,7 +49,7 @@ def _exit(message, status):
 # %% ../nbs/41_cli.ipynb #4c9a1e70
 RECIPE_NAMES = 'svm', 'lstm', 'cnn_scratch', 'cnn_scratch_aug', 'cnn_transfer', 'cnn_transfer_aug'
 PROTOCOL_NAMES = 'paper', 'random10', 'emobox', 'luna', 'loso', 'sentence', 'cross'
-CORPUS_NAMES = 'ravdess', 'savee', 'emodb', 'cremad', 'tess', 'iemocap'
+CORPUS_NAMES = 'ravdess', 'savee', 'emodb', 'cremad', 'tess', 'iemocap', 'emovo', 'nemo'
 DOWNLOADABLE = 'ravdess', 'emodb'
 
 def load_any(*args, **kwargs):

@@ -26,8 +26,8 @@ from .files import (AUDIO, LISTS, UNREADABLE, all_files, find_audio, list_resolv
                               name_formats, read_list, slashed, text_links)
 from .labels import (class_level, emotion_name, folded_label, is_emotion, layout_notes,
                                one_spelling, speaker_level)
-from .parsers import (cremad_genders, iemocap_labels, parse_cremad, parse_emodb, parse_iemocap,
-                                parse_ravdess, parse_savee, parse_tess)
+from .parsers import (cremad_genders, iemocap_labels, parse_cremad, parse_emodb, parse_emovo,
+                                parse_iemocap, parse_nemo, parse_ravdess, parse_savee, parse_tess)
 
 # %% ../nbs/03_corpora.ipynb #928ba427
 COLUMNS = ('clip', 'path', 'corpus', 'speaker', 'gender', 'emotion', 'intensity', 'sentence', 'repetition',
@@ -89,6 +89,13 @@ CORPORA = {
         'request it at https://sail.usc.edu/iemocap/iemocap_release.htm '
         'and put Session1 to Session5 into {data}/iemocap',
         info=iemocap_labels, aliases=('IEMOCAP_full_release',)),
+    'emovo': Corpus(
+        'EMOVO', parse_emovo, 588, 'it', 'evaluation only: terms unclear',
+        'get it through its paper (http://www.lrec-conf.org/proceedings/lrec2014/summaries/591.html) '
+        'and put the folders f1 to m3 into {data}/emovo'),
+    'nemo': Corpus(
+        'nEMO', parse_nemo, 4481, 'pl', 'CC BY-NC-SA 4.0',
+        'put the folder samples of https://github.com/amu-cai/nEMO into {data}/nemo'),
     'synth': Corpus(
         'Embedded corpus', parse_ravdess, 0, 'en', 'Apache 2.0',
         '''run python -c "from ser_fastai.synth import synthesise; synthesise('{data}/synth')"'''),
@@ -467,7 +474,8 @@ def plot_classes(
 ):                     # the axes
     "Plot the number of clips per emotion, stacked by corpus."
     ax = ax or plt.subplots(figsize=(8, 4), layout='constrained')[1]
-    palette = '#ee7733', '#228833', '#4477aa', '#aa3377', '#ccbb44', '#66ccee', '#009988'
+    palette = ('#ee7733', '#228833', '#4477aa', '#aa3377', '#ccbb44', '#66ccee', '#cc3311', '#332288',
+               '#009988')
     colors = dict(zip(CORPORA, palette))
     t = class_table(df)
     total, bottom = t.sum(axis=1), 0*t.iloc[:, 0]

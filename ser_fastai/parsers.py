@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['parse_ravdess', 'parse_savee', 'parse_emodb', 'cremad_genders', 'parse_cremad', 'parse_tess', 'iemocap_labels',
-           'parse_iemocap']
+           'parse_iemocap', 'parse_emovo', 'parse_nemo']
 
 # %% ../nbs/02c_parsers.ipynb #5c0a7e03
 import re
@@ -140,3 +140,32 @@ def parse_iemocap(
     return dict(id=f'Session{int(session)}/sentences/wav/{dialogue}/{path.stem}',
                 speaker=f'Ses{session}{gender}', gender=dict(F='female', M='male')[gender], sentence=scene,
                 emotion=_look_up(codes, info.get(path.stem, 'xxx'), 'label'))
+
+# %% ../nbs/02c_parsers.ipynb #7b1e4d21
+def parse_emovo(
+    path: Path,      # e.g. EMOVO/f1/dis-f1-b1.wav
+    info: dict = {}  # unused
+) -> dict:           # columns of the frame, and `id`
+    "Parse an EMOVO name: emotion, speaker, sentence."
+    groups = _match(r'([a-z]{3})-([a-z]\d)-([a-z]\d)', path, 'dis-f1-b1')
+    emotion, speaker, sentence = map(str.lower, groups)
+    codes = dict(rab='angry', dis='disgust', pau='fearful', gio='happy', neu='neutral', tri='sad', sor='surprised')
+    genders = dict.fromkeys(('f1', 'f2', 'f3'), 'female') | dict.fromkeys(('m1', 'm2', 'm3'), 'male')
+    return dict(id=f'{speaker}/{emotion}-{speaker}-{sentence}', speaker=speaker, sentence=sentence,
+                gender=_look_up(genders, speaker, 'speaker'), emotion=_look_up(codes, emotion, 'emotion'))
+
+# %% ../nbs/02c_parsers.ipynb #7b1e4d23
+_NEMO_MEN, _NEMO_WOMEN = ('KS0', 'MP0', 'SM0', 'TP0', 'WR0'), ('EB0', 'IC0', 'KD0', 'MK0')
+
+def parse_nemo(
+    path: Path,      # e.g. samples/EB0_fear_35.wav
+    info: dict = {}  # unused
+) -> dict:           # columns of the frame, and `id`
+    "Parse an nEMO name: speaker, emotion, number of the sentence."
+    speaker, emotion, number = _match(r'([a-z]{2}\d)_([a-z]+)_(\d\d?)', path, 'EB0_fear_35')
+    speaker, emotion = speaker.upper(), emotion.lower()
+    genders = dict.fromkeys(_NEMO_MEN, 'male') | dict.fromkeys(_NEMO_WOMEN, 'female')
+    codes = dict(anger='angry', fear='fearful', happiness='happy', neutral='neutral', sadness='sad',
+                 surprised='surprised')
+    return dict(id=f'samples/{speaker}_{emotion}_{number}', speaker=speaker, sentence=number,
+                gender=_look_up(genders, speaker, 'speaker'), emotion=_look_up(codes, emotion, 'emotion'))
