@@ -58,11 +58,11 @@ CLIPS = ['clip', 'corpus', 'speaker', 'gender', 'emotion', 'intensity', 'sentenc
 # %% ../nbs/22_results.ipynb #dc39a2ac
 def recipe_facts(recipe) -> dict:
     "Facts of a run that follow from its `Recipe`."
-    cnn, svm = recipe.model == 'cnn', recipe.model == 'svm'
+    cnn, trained_by_epochs = recipe.model == 'cnn', recipe.model in ('cnn', 'lstm')
     return dict(recipe=recipe.name, recipe_hash=recipe.hash, arch=recipe.arch if cnn else recipe.model,
-                weights=Path(recipe.weights).name if cnn else '',
+                weights=Path(recipe.weights).name if cnn else recipe.encoder,
                 size='-'.join(map(str, recipe.sizes)) if cnn else '',
-                epochs=0 if svm else recipe.epochs, trim=recipe.trim, transductive=recipe.transductive)
+                epochs=recipe.epochs if trained_by_epochs else 0, trim=recipe.trim, transductive=recipe.transductive)
 
 # %% ../nbs/22_results.ipynb #00fafe9a
 def _rounded(pred):
