@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['BUNDLE_FORMAT', 'FIELDS', 'INPUT_FIELDS', 'OUTPUTS', 'WITHOUT_HEAD', 'check_info', 'read_info', 'checksum',
-           'write_info']
+           'write_info', 'shipped_models']
 
 # %% ../nbs/02d_bundle_info.ipynb #2d0b0003
 import hashlib, json
+from inspect import getfile
 from pathlib import Path
 
 # %% ../nbs/02d_bundle_info.ipynb #2d0b0004
@@ -85,3 +86,10 @@ def write_info(
     text = json.dumps(info, indent=1, ensure_ascii=False, allow_nan=False, default=lambda x: x.item())   # NumPy numbers
     check_info(json.loads(text), file)
     file.write_text(text + '\n', encoding='utf8')
+
+# %% ../nbs/02d_bundle_info.ipynb #2d0b000f
+def shipped_models() -> dict: # name -> folder; the default first
+    "The models that ship with the package."
+    bundles = Path(getfile(SerError)).resolve().parent/'bundles'   # this package, also in a notebook
+    folders = [file.parent for file in bundles.glob('*/bundle.json')]
+    return {f.name: f for f in sorted(folders, key=lambda f: (f.name != 'default', f.name))}

@@ -68,7 +68,7 @@ def write_embedding_bundle(folder, labels=('sad', 'calm', 'angry'), d=6, seed=0)
     folder.mkdir(parents=True, exist_ok=True)
     onnx.save(model, folder/'model.onnx')
     y, speakers = np.tile(sorted(labels), 40), np.repeat(np.arange(4), 10*len(labels))
-    X = .5 + .1*rng.standard_normal((len(y), d)) + .2*rng.standard_normal((len(labels), d))[np.unique(y, return_inverse=True)[1]]
+    X = .5 + rng.standard_normal((len(y), d)) + .5*rng.standard_normal((len(labels), d))[np.unique(y, return_inverse=True)[1]]
     save_head(fit_head(X, y, speakers), folder/'head.npz')
     write_info(folder, dict(
         name='tiny', summary='Trained on noise.', labels=sorted(labels), output='embedding', temperature=1., threshold=.3,

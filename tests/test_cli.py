@@ -1,5 +1,5 @@
 "The commands as a person meets them: installed, in a shell, with good and bad input."
-import contextlib, inspect, io, json, os, re, runpy, shutil, signal, subprocess, sys
+import contextlib, io, json, os, re, runpy, shutil, signal, subprocess, sys
 from pathlib import Path
 from unittest.mock import patch
 
@@ -82,9 +82,10 @@ core.cache_path()
 print(list(core.progress(range(3))), file=sys.stderr)
 '''
 
-def test_options_have_one_spelling():
-    "An option max_size would be --max_size with fastcore 1 and --max-size with fastcore 2."
-    for name in COMMANDS: assert not [p for p in inspect.signature(getattr(cli, name)).parameters if '_' in p]
+def test_options_have_one_spelling(tmp_path):
+    "An option max_size would be --max_size with fastcore 1 and --max-size with fastcore 2; `Dashes` writes a dash."
+    for name, (_, _, printed) in zip(COMMANDS, ran([[name, '--help'] for name in COMMANDS], tmp_path), strict=True):
+        assert not re.findall(r'--\w*_\w*', printed), name
 
 def test_no_home_and_no_user(tmp_path):
     "A container without a home folder; and a redirected error stream gets no bar."
@@ -131,6 +132,11 @@ MISUSE = [
     (('ser_download', 'nowhere'), 'known: ravdess'),
     (('ser_report', '--results', 'nowhere'), 'no runs in'),
     (('ser_card', 'no-such-run'), 'there is no run'),
+    (('ser_predict',), 'no recording given'),
+    (('ser_predict', '--adapt', 'nowhere'), 'and --save-profile'),
+    (('ser_predict', 'a.wav', '--save-profile', 'me.json'), 'add --adapt'),
+    (('ser_predict', 'a.wav', '--profile', 'me.json', '--adapt', 'nowhere'), 'exclude each other'),
+    (('ser_predict', 'a.wav', '--model', 'nowhere'), 'nowhere'),
     (('ser_export', '.'), 'name a new folder'),
     (('ser_export', 'out', '--bundle', 'nowhere'), 'nowhere'),
 ]
@@ -175,6 +181,15 @@ def test_closed_streams(voices, monkeypatch):
     clip = next((voices/'sad').glob('*.wav'))
     for paths, status in ([str(clip)], '0'), ([str(clip), 'none.wav'], '1'):
         with pytest.raises(SystemExit, match=status): cli.ser_predict(paths)
+
+
+def test_adapt(embedding_bundle, voices, tmp_path):
+    commands = [['ser_predict', '--model', embedding_bundle, '--adapt', voices/'sad', '--save-profile', 'me.json'],
+                ['ser_predict', '--model', embedding_bundle, '--profile', 'me.json', voices/'sad'/'00.wav', '--format', 'json'],
+                ['ser_predict', '--bundle', embedding_bundle, voices/'sad'/'00.wav', '--format', 'json']]
+    (made, *_, printed), (adapted, _, mine), (alone, _, usual) = ran(commands, tmp_path)
+    assert made == adapted == alone == 0 and printed == 'me.json: profile of 12 clips\n'
+    assert json.loads(mine)['probabilities'] != json.loads(usual)['probabilities']
 
 
 def test_export_answers_as_predict(voices, tmp_path, monkeypatch, capsys):

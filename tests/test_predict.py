@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np, pandas as pd, pytest, soundfile as sf, torch
 
-from ser_fastai import predict as P, publish as B, runtime as R
+from ser_fastai import heads as H, predict as P, publish as B, runtime as R
 from ser_fastai.audio import resample, to_mono
 from ser_fastai.core import EMOTIONS, THRESHOLD, SerError
 from ser_fastai.recipes import Recipe
@@ -427,6 +427,75 @@ def test_names_cannot_drive_the_terminal(bundles, tmp_path, capsys, monkeypatch)
     for form in ('table', 'json'): assert P.predict_paths([tmp_path], bundles/'lstm', format=form) == 1
     out, err = capsys.readouterr()
     assert '\x1b' not in out + err and len(err.splitlines()) == 2 and '\U0001f600' in out
+
+
+# adaptation to a voice
+
+@pytest.fixture
+def voice(tmp_path):
+    "A folder with four recordings of one speaker."
+    (tmp_path/'voice').mkdir()
+    for i in range(4): sf.write(tmp_path/'voice'/f'{i}.wav', buzz(180 + 20*i, seed=i), SR, subtype='FLOAT')
+    return tmp_path/'voice'
+
+def test_adapt(embedding_bundle, voice):
+    p = P.Predictor(embedding_bundle)
+    adapted = p.adapt(voice)
+    x, files = buzz(205), sorted(voice.iterdir())
+    embedding = R.embeddings(p.bundle, x, SR)
+    assert embedding.shape == (1, 6) and p.bundle.profile is None and adapted.bundle.profile.n_clips == 4
+    want = R.softmax(H.head_logits(p.bundle.head, embedding, adapted.bundle.profile))[0]
+    np.testing.assert_allclose(adapted.predict(x, SR), want, atol=1e-5)
+    assert np.abs(adapted.predict(x, SR) - p.predict(x, SR)).max() > 1e-3
+    for same in (files, map(str, files), [sf.read(f, dtype='float32')[0] for f in files], [str(voice/'*.wav')]):
+        same = same if isinstance(same, list) else list(same)
+        np.testing.assert_allclose(p.adapt(same, SR).predict(x, SR), adapted.predict(x, SR), atol=1e-5)
+    np.testing.assert_allclose(pickle.loads(pickle.dumps(adapted)).predict(x, SR), adapted.predict(x, SR))
+
+def test_a_profile_is_saved_and_used_again(embedding_bundle, voice, tmp_path):
+    adapted = P.Predictor(embedding_bundle).adapt(voice)
+    adapted.save_profile(tmp_path/'me.json')
+    again = P.Predictor(embedding_bundle, profile=tmp_path/'me.json')
+    np.testing.assert_allclose(again.predict(buzz(205), SR), adapted.predict(buzz(205), SR), atol=1e-3)
+    with pytest.raises(SerError, match='cannot write .*: name another'): adapted.save_profile(tmp_path/'none'/'me.json')
+    with pytest.raises(SerError, match='no profile to save: call adapt'): P.Predictor(embedding_bundle).save_profile(tmp_path/'you.json')
+    from conftest import write_embedding_bundle
+    with pytest.raises(SerError, match='made with another model: make it again'):
+        P.Predictor(write_embedding_bundle(tmp_path/'other', seed=1), profile=tmp_path/'me.json')
+    facts = json.loads((tmp_path/'me.json').read_text())
+    for broken, says in (('', 'cannot read the profile'), ('{}', 'its fields'), (json.dumps(facts | dict(offset=[float('nan')]*6)), '6 finite'),
+                         (json.dumps(facts | dict(scale=[1, 2])), '6 finite')):
+        (tmp_path/'me.json').write_text(broken)
+        with pytest.raises(SerError, match=says) as e: P.Predictor(embedding_bundle, profile=tmp_path/'me.json')
+        assert 'make it again with --adapt' in str(e.value) and len(str(e.value).splitlines()) == 1
+    with pytest.raises(SerError, match='cannot read the profile'): P.Predictor(embedding_bundle, profile=tmp_path/'none.json')
+
+def test_clips_that_cannot_be_used(embedding_bundle, bundles, voice, bad, tmp_path, capsys):
+    p = P.Predictor(embedding_bundle)
+    (tmp_path/'empty').mkdir()
+    for clips, says in (
+            ([voice/'0.wav'], 'one clip is too little: use two or more'), (buzz(), 'one clip is too little'),
+            ([voice/'0.wav', bad/'text.wav'], r'one clip is too little \(not usable: 1; the first: cannot read .*text.wav'),
+            (tmp_path/'empty', 'no clip .*contains no audio files'), ('none*.wav', 'matches no file'), ([], 'no clip'),
+            ([bad/'text.wav', bad/'nan.wav', bad/'silent.wav'], 'not usable: 3; the first'), ([np.full(SR, np.nan)], 'clip 0: .*finite|clip 0.*NaN')):
+        with pytest.raises(SerError, match=says) as e: p.adapt(clips, SR)
+        assert len(str(e.value).splitlines()) == 1 and str(e.value).startswith('cannot adapt: ')
+    assert not capsys.readouterr().err
+    some = p.adapt([voice, bad/'text.wav', bad/'nan.wav'])
+    lines = capsys.readouterr().err.splitlines()
+    assert some.bundle.profile.n_clips == 4 and len(lines) == 2 and 'text.wav' in lines[0] and 'nan.wav' in lines[1]
+    with pytest.raises(SerError, match='lstm cannot adapt: its graph ends in logits: use a speech model'): P.Predictor(bundles/'lstm').adapt(voice)
+    with pytest.raises(SerError, match='cannot adapt'): P.Predictor(bundles/'lstm', profile='me.json')
+
+def test_adapt_with_the_command(embedding_bundle, voice, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    def answers(**kwargs):
+        assert P.predict_paths([voice/'1.wav'], embedding_bundle, format='json', **kwargs) == 0
+        return json.loads(capsys.readouterr().out)['probabilities']
+    alone, adapted = answers(), answers(adapt=voice, save_profile='me.json')
+    assert answers(profile='me.json') == pytest.approx(adapted, abs=1e-3) and alone != pytest.approx(adapted, abs=1e-3)
+    for wrong, says in ((dict(profile='me.json', adapt=voice), 'exclude each other'), (dict(save_profile='me.json'), 'add --adapt')):
+        with pytest.raises(SerError, match=says): P.predict_paths([voice/'1.wav'], embedding_bundle, **wrong)
 
 
 # the bundle that ships
