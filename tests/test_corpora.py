@@ -121,6 +121,42 @@ def test_cremad(tmp_path, demographics):
     assert df.intensity.fillna('').tolist() == ['', 'low', 'medium', 'high', '', '']
     assert df.gender.fillna('').tolist() == (['male']*2 + ['female']*3 + [''] if demographics else ['']*6)
 
+EMOVO = dict(rab='angry', dis='disgust', pau='fearful', gio='happy', tri='sad', neu='neutral', sor='surprised')
+
+@pytest.mark.parametrize('layout', ['EMOVO/{s}/{n}.wav', 'emovo/EMOVO/{s}/{n}.wav', 'emovo/{n}.flac', '{s}/{n}.wav', '{n}.flac'])
+def test_emovo_layouts(tmp_path, layout):
+    names = [(s, f'{e}-{s}-{t}') for s in ('f1', 'm3') for e, t in zip(sorted(EMOVO), ('b1', 'b2', 'd1', 'd2', 'l4', 'n1', 'n5'))]
+    clips(tmp_path, *(layout.format(s=s, n=n) for s, n in names))
+    df = load_corpus('emovo', tmp_path)
+    assert df['clip'].tolist() == [f'emovo/{s}/{n}' for s, n in names]
+    assert df.emotion.tolist() == [EMOVO[e] for e in sorted(EMOVO)]*2
+    assert df.speaker.tolist() == ['emovo_f1']*7 + ['emovo_m3']*7 and df.gender.tolist() == ['female']*7 + ['male']*7
+    assert df.sentence.tolist()[:3] == ['b1', 'b2', 'd1'] and set(df.language) == {'it'}
+    assert df.attrs['notes'] == ['emovo: 574 of the 588 published clips are missing']
+
+@pytest.mark.parametrize('layout', ['nemo/samples/{n}.wav', 'nEMO/samples/{n}.flac', 'nemo/{n}.flac', 'samples/{n}.wav'])
+def test_nemo_layouts(tmp_path, layout):
+    names = ['EB0_anger_1', 'EB0_fear_35', 'IC0_happiness_90', 'KS0_neutral_7', 'MP0_sadness_12', 'WR0_surprised_58']
+    clips(tmp_path, *(layout.format(n=n) for n in names))
+    table = (tmp_path/layout).parent.parent/'data.tsv'
+    table.write_text('file_id\temotion\traw_text\nEB0_fear_35.flac\tfear\tAby upiec ciasto\n')   # beside the clips; not read
+    df = load_corpus('nemo', tmp_path)
+    assert df['clip'].tolist() == [f'nemo/samples/{n}' for n in names]
+    assert df.emotion.tolist() == ['angry', 'fearful', 'happy', 'neutral', 'sad', 'surprised']
+    assert df.speaker.tolist() == [f'nemo_{n[:3]}' for n in names]
+    assert df.gender.tolist() == ['female']*3 + ['male']*3
+    assert df.sentence.tolist() == ['1', '35', '90', '7', '12', '58'] and set(df.language) == {'pl'}
+    assert df.attrs['notes'] == ['nemo: 4475 of the 4481 published clips are missing']
+
+def test_emovo_and_nemo_beside_others(tmp_path):
+    clips(tmp_path/'ravdess', *RAVDESS)
+    clips(tmp_path/'emovo', 'rab-f1-b1.flac', 'notes-f1.flac', 'rab-f4-b1.flac')
+    clips(tmp_path/'nemo'/'samples', 'EB0_anger_1.flac', 'EB0_disgust_1.flac', 'XX0_anger_1.flac')
+    df = load_corpora('ravdess,nemo,emovo', tmp_path)
+    assert df['clip'].tolist() == ['emovo/f1/rab-f1-b1', 'nemo/samples/EB0_anger_1', *IDS]
+    for fault in ('does not have the form dis-f1-b1', 'unknown speaker "f4"', 'unknown emotion "disgust"', 'unknown speaker "XX0"'):
+        assert fault in notes(df)
+
 def test_tess_twice_in_its_mirror(tmp_path):
     for top in ('.', 'TESS Toronto emotional speech set data'):
         clips(tmp_path/'tess'/'TESS Toronto emotional speech set data'/top, 'OAF_angry/OAF_back_angry.wav',
