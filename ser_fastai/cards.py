@@ -62,7 +62,9 @@ def licence_of(
     "The licence of weights, from the corpora that they were trained on."
     corpora = data.get('corpora', [])
     terms = {CORPORA[c].title: CORPORA[c].licence for c in corpora if c in CORPORA}
-    if 'ravdess' in corpora:
+    if any(t.startswith('evaluation only') for t in terms.values()):
+        licence = dict(name='none: these weights must not be shared')
+    elif {'ravdess', 'nemo'} & set(corpora):
         licence = dict(name='CC BY-NC-SA 4.0', url='https://creativecommons.org/licenses/by-nc-sa/4.0/')
     else: licence = dict(name='that of the training data')
     return licence | dict(terms=terms, attribution=[CITATIONS[c] for c in corpora if c in CITATIONS])
