@@ -371,10 +371,11 @@ def ser_predict(
     adapt: str = None,            # folder, list or quoted glob with two or more clips of the speaker, without labels
     save_profile: Param('with --adapt: file to write, for --profile', str, action=Dashes) = None,
     profile: str = None,          # file of --save-profile, to recognise this speaker again
+    any_sound: Param('also recognise recordings without speech', action=Dashes, nargs=0) = False,
 ):
     "Recognise emotions in recordings."
     from ser_fastai.predict import open_predictor, predict_paths
-    options = dict(profile=profile, adapt=adapt, save_profile=save_profile)
+    options = dict(profile=profile, adapt=adapt, save_profile=save_profile, any_sound=any_sound)
     if paths: sys.exit(predict_paths(paths, bundle or model, top, format, threshold, timeline, plot, **options))
     if not save_profile: raise SerError('no recording given: name files or folders, or --adapt and --save-profile')
     p = open_predictor(bundle or model, **options)

@@ -22,7 +22,7 @@ from .audio import open_audio
 from .core import THRESHOLD, SerError, check_choice, one_line, progress, user_path
 from .files import (AUDIO, LISTS, UNREADABLE, all_files, find_audio, list_resolver, local_path,
                               name_formats, read_list)
-from .runtime import (UNCERTAIN, Window, answer, embeddings, is_path, mean_probabilities, open_bundle,
+from .runtime import (NO_SPEECH, UNCERTAIN, Window, answer, embeddings, is_path, mean_probabilities, open_bundle,
                                 recognise_all, recognise_window, speech_windows, windows_of)
 
 # %% ../nbs/31_predict.ipynb #f86d49b3
@@ -94,9 +94,10 @@ class Predictor:
     "Emotion probabilities from a bundle."
     def __init__(self,
         bundle=None, # the folder of a bundle, or the name of a model that ships; default: the default model
-        profile=None # file of a speaker's profile, written by `save_profile`; made with the same model
+        profile=None, # file of a speaker's profile, written by `save_profile`; made with the same model
+        any_sound=False # also recognise recordings without speech
     ):
-        self.bundle = open_bundle(bundle)
+        self.bundle = open_bundle(bundle, any_sound=any_sound)
         if profile: self.bundle = self.bundle.with_profile(_read_profile(self.bundle, profile))
         self.path, self.info, self.labels = self.bundle.folder, self.bundle.info, self.bundle.labels
         self.sr, self.trim, self.seconds = self.bundle.sample_rate, self.bundle.trim, self.bundle.window
@@ -156,7 +157,7 @@ def timeline(self: Predictor,
     sr: int = None,   # rate of the samples, Hz
     on_progress=None  # as for `recognise`
 ):                    # DataFrame: start and end (s), emotion, confidence, one probability per label
-    "One row per window of a recording, without pauses; a single utterance has one row."
+    "One row per window with speech; a single utterance has one row."
     return timeline_frame(self.recognise(audio, sr, on_progress), self.labels)
 
 @patch
@@ -164,9 +165,11 @@ def predict(self: Predictor,
     audio,         # a path, or samples (n,) or (n, channels)
     sr: int = None # rate of the samples, Hz
 ):                 # Series: label -> probability
-    "The probability of each emotion in one recording."
+    "The probability of each emotion in one recording; NaN without speech."
     import pandas as pd
-    return pd.Series(mean_probabilities(self.recognise(audio, sr)), self.labels, name='probability')
+    windows = self.recognise(audio, sr)
+    p = mean_probabilities(windows) if windows else np.nan
+    return pd.Series(p, self.labels, name='probability')
 
 # %% ../nbs/31_predict.ipynb #9c4ecd7e
 @patch
@@ -198,7 +201,7 @@ def timeline_frame(
 ):           # DataFrame, as from `Predictor.timeline`
     "Windows as a table."
     import pandas as pd
-    p = np.array([w.probabilities for w in windows])
+    p = np.reshape([w.probabilities for w in windows], (-1, len(labels)))
     frame = pd.DataFrame(dict(start=[w.start for w in windows], end=[w.end for w in windows],
                               emotion=[labels[i] for i in p.argmax(1)], confidence=p.max(1)))
     return frame.assign(**dict(zip(labels, p.T)))
@@ -212,6 +215,7 @@ def result_row(
     "The answer for one recording as a row of a table."
     if isinstance(result, SerError):
         return dict(path=path, emotion=None, confidence=None, **dict.fromkeys(labels), error=str(result))
+    if not result: return dict(path=path, emotion=NO_SPEECH, confidence=None, **dict.fromkeys(labels), error=None)
     p = dict(zip(labels, mean_probabilities(result).tolist()))
     return dict(path=path, emotion=answer(p, threshold), confidence=max(p.values()), **p, error=None)
 
@@ -245,8 +249,9 @@ def _embeddings_of_clips(b, clips, sr):
     def embed(item):
         name, f = item
         if isinstance(f, SerError): return f
-        try: return f(b)
+        try: X = f(b)
         except SerError as e: return e if name in str(e) else SerError(f'{name}: {e}')
+        return X if len(X) else SerError(f'{name} contains no speech: leave it out, or use --any-sound')
     recordings = _recordings(clips, sr)
     found = progress(b.in_parallel(embed, recordings.items()), total=len(recordings), desc='adapt', leave=False, delay=1)
     found = list(found)
@@ -262,7 +267,7 @@ def adapt(self: Predictor,
     self.bundle.check_adaptable()
     X, errors = _embeddings_of_clips(self.bundle, clips, sr)
     if len(X) < MIN_ADAPTATION_CLIPS:
-        unusable = f' (not usable: {len(errors)}; the first: {errors[0]})' if errors else ''
+        unusable = f' (not usable: {len(errors)}; the first: {str(errors[0]).rstrip(".")})' if errors else ''
         found = 'one clip is too little' if len(X) else 'no clip with speech'
         raise SerError(f'cannot adapt: {found}{unusable}: use two or more clips of the speaker')
     _print_errors(errors)
@@ -313,6 +318,7 @@ def plot_timeline(
     ax=None                       # matplotlib axes
 ):                                # the axes
     "Probabilities over time as shades, with the segments as lines."
+    if not len(timeline): raise SerError('cannot draw a timeline: the recording contains no speech')
     import matplotlib.pyplot as plt
     labels, (start, end, p) = list(timeline.columns[4:]), _average_overlaps(timeline)
     if ax is None: ax = plt.subplots(figsize=(9, .3*len(labels) + 1), layout='constrained')[1]
@@ -343,21 +349,24 @@ def _align(header, rows):
     return '\n'.join('  '.join(c.ljust(w) for c, w in zip(r, widths)).rstrip() for r in [header, *rows])
 
 def _answer_cells(row, labels, top):
+    if row['emotion'] == NO_SPEECH: return [_printable(row['path']), NO_SPEECH, *['']*top]
     best, *others = sorted(labels, key=row.get, reverse=True)[:top]
     emotion = best if row['emotion'] == best else f'{row["emotion"]} ({best})'
     runners_up = [f'{k} {_percent(row[k])}' for k in others]
     return [_printable(row['path']), emotion, _percent(row[best]), *runners_up]
 
-def _segment_cells(row, segment):
-    times = _format_time(segment.start), _format_time(segment.end)
-    return [_printable(row['path']), *times, segment.emotion, _percent(segment.confidence)]
+def _segment_cells(row):
+    path = _printable(row['path'])
+    if row['emotion'] == NO_SPEECH: return [[path, '', '', NO_SPEECH, '']]
+    return [[path, _format_time(s.start), _format_time(s.end), s.emotion, _percent(s.confidence)]
+            for s in row['segments'].itertuples()]
 
 def _format_table(rows, p, top, timeline, header):
     "The readable recordings: one line per recording, or per segment, and the summary of the model."
     readable = [r for r in rows if not r['error']]
     if timeline:
         columns = ['file', 'from', 'to', 'emotion', 'confidence']
-        cells = [_segment_cells(r, s) for r in readable for s in r['segments'].itertuples()]
+        cells = [cells for r in readable for cells in _segment_cells(r)]
     else:
         ranks = ['runner-up', 'third', *[f'{i}th' for i in range(4, top + 1)]][:top - 1]
         columns = ['file', 'emotion', 'confidence', *ranks]
@@ -366,14 +375,14 @@ def _format_table(rows, p, top, timeline, header):
 
 # %% ../nbs/31_predict.ipynb #a3faed49
 def _format_csv(rows, p, top, timeline, header):
-    "One line per recording or, with `timeline`, per window; an unreadable file has one line."
+    "One line per recording or, with `timeline`, per window; a file that is unreadable or without speech has one line."
     columns = ['path', *(['start', 'end'] if timeline else []), 'emotion', 'confidence', *p.labels, 'error']
     file = io.StringIO()
     out = csv.DictWriter(file, columns, lineterminator='\n', extrasaction='ignore')
     if header: out.writeheader()
     for r in rows:
         lines = [r]
-        if timeline and not r['error']:
+        if timeline and not r['error'] and len(r['windows']):
             lines = [dict(path=r['path'], **w) for w in r['windows'].to_dict('records')]
         for line in lines:
             out.writerow({k: f'{v:.4f}' if isinstance(v, float) else v for k, v in line.items()})
@@ -385,10 +394,10 @@ def _format_json(rows, p, top, timeline, header):
     for r in rows:
         line = {k: r[k] for k in ('path', 'emotion', 'confidence')} | dict(probabilities=None)
         if timeline: line['segments'] = None
-        if not r['error']:
+        if r['confidence'] is not None:
             line['confidence'] = round(r['confidence'], 4)
             line['probabilities'] = {k: round(r[k], 4) for k in p.labels}
-            if timeline: line['segments'] = r['segments'].round(4).to_dict('records')
+        if timeline and not r['error']: line['segments'] = r['segments'].round(4).to_dict('records')
         lines.append(json.dumps(line | dict(error=r['error'])))
     return '\n'.join(lines)
 
@@ -460,7 +469,7 @@ def _result_rows(p, files, stdin, threshold, timeline):
         if timeline and not row['error']:
             t = timeline_frame(result, p.labels)
             windows = t.assign(emotion=t.emotion.where(t.confidence >= threshold, UNCERTAIN))
-            row |= dict(timeline=t, windows=windows, segments=segments(t, threshold))
+            row |= dict(timeline=t, windows=windows, segments=segments(t, threshold) if len(t) else t)
         yield row
 
 
@@ -469,12 +478,13 @@ def open_predictor(
     bundle=None,      # as for `Predictor`
     profile=None,     # as for `Predictor`
     adapt=None,       # recordings of one speaker, as for `find_files`
-    save_profile=None # file to write
+    save_profile=None, # file to write
+    any_sound=False   # as for `Predictor`
 ) -> Predictor:
     "The predictor of the command; it writes the profile if `save_profile` is given."
     if profile and adapt: raise SerError('a profile and --adapt exclude each other: use one of them')
     if save_profile and not adapt: raise SerError('--save-profile needs clips of the speaker: add --adapt FOLDER')
-    p = Predictor(bundle, profile)
+    p = Predictor(bundle, profile, any_sound)
     if adapt: p = p.adapt(adapt)
     if save_profile: p.save_profile(save_profile)
     return p
@@ -488,7 +498,7 @@ def predict_paths(
     threshold: float = THRESHOLD, # answers with a lower probability are "uncertain"
     timeline: bool = False, # print the answers over time: segments; in CSV, windows
     plot=None,              # folder for one plot of the timeline per recording
-    **kwargs                # `profile`, `adapt` and `save_profile` of `open_predictor`
+    **kwargs                # `profile`, `adapt`, `save_profile` and `any_sound` of `open_predictor`
 ) -> int:                   # exit status: 0 if all files were read, 1 if some were not, 2 if none was
     "Print the emotions in recordings."
     check_choice(format, FORMATTERS, 'format')
@@ -513,7 +523,7 @@ def predict_paths(
                 if row['error']: errors.append(row['error'])
                 if format != 'table': show([row], header=n_rows == 1)
                 elif not row['error']: readable.append(row)
-                if plot and not row['error']: _save_plot(row['path'], row['timeline'], plot, threshold, names)
+                if plot and row['confidence'] is not None: _save_plot(row['path'], row['timeline'], plot, threshold, names)
         finally:   # finished rows are printed even after an error or an interruption
             if readable: show(readable)
             _print_errors(errors)

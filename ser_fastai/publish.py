@@ -74,10 +74,11 @@ def train_bundle(
     return save_bundle(trained, folder, recipe, scores, data_of(df), licence, temperature, half=half)
 
 # %% ../nbs/40a_publish.ipynb #33fcbba7
-MODULES = 'core', 'containers', 'audio', 'bundle_info', 'heads', 'runtime'   # copied; they need only the packages in `NEEDS`
+MODULES = 'core', 'containers', 'audio', 'bundle_info', 'heads', 'speech_detector', 'runtime'   # copied; they need only `NEEDS`
 NEEDS = 'numpy soundfile soxr onnxruntime'
-RUN = '''"""Emotions in recordings: python run.py my.wav ...
+RUN = '''"""Emotions in recordings: python run.py [--any-sound] my.wav ...
 
+A recording without speech gets the answer "no speech", unless --any-sound is given.
 Needs: pip install {needs}
 """
 import json, os, signal, sys
@@ -88,19 +89,22 @@ if __name__ == '__main__':   # an interruption or a closed pipe ends the program
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))   # if Python has not added it
 from ser_runtime.core import SerError, one_line
-from ser_runtime.runtime import answer, mean_probabilities, open_bundle, recognise
+from ser_runtime.runtime import NO_SPEECH, answer, mean_probabilities, open_bundle, recognise
 
 def row(bundle, path):
     "Prediction for one recording; `error` is the reason if the file cannot be read."
     out = dict(path=path, emotion=None, confidence=None, probabilities=None, error=None)
-    try: p = dict(zip(bundle.labels, mean_probabilities(recognise(bundle, path)).tolist()))
+    try: windows = recognise(bundle, path)
     except SerError as e: return dict(out, error=one_line(e, 5000))
+    if not windows: return dict(out, emotion=NO_SPEECH)
+    p = dict(zip(bundle.labels, mean_probabilities(windows).tolist()))
     return dict(out, emotion=answer(p, bundle.threshold), confidence=round(max(p.values()), 4),
                 probabilities={{k: round(v, 4) for k, v in p.items()}})
 
-def main(paths):
+def main(words):
+    paths = [word for word in words if word != '--any-sound']
     if not paths or paths[0] in ('-h', '--help'): return print(__doc__)
-    try: bundle = open_bundle()
+    try: bundle = open_bundle(any_sound=len(paths) < len(words))
     except SerError as e: return one_line(e, 5000)
     failed = False
     for path in paths:
@@ -121,7 +125,7 @@ USAGE = '''# {name}: emotions in recordings
 
 {summary}
 
-`python run.py my.wav ...` prints one JSON object per recording: path, emotion, confidence, probabilities, error. It needs `pip install {needs}` and reads the formats of libsndfile, such as wav, flac, ogg and mp3.
+`python run.py my.wav ...` prints one JSON object per recording: path, emotion, confidence, probabilities, error. The emotion of a recording without speech is "no speech"; `--any-sound` turns this off. It needs `pip install {needs}` and reads the formats of libsndfile, such as wav, flac, ogg and mp3.
 
 ## In Python
 
@@ -129,9 +133,11 @@ USAGE = '''# {name}: emotions in recordings
 from ser_runtime.runtime import answer, mean_probabilities, open_bundle, recognise
 
 bundle = open_bundle('.')   # the folder of this file
-probabilities = dict(zip(bundle.labels, mean_probabilities(recognise(bundle, 'my.wav'))))
-print(answer(probabilities, bundle.threshold))
-for label, p in probabilities.items(): print(f'{{label}}: {{p:.3f}}')
+windows = recognise(bundle, 'my.wav')   # empty if there is no speech
+if windows:
+    probabilities = dict(zip(bundle.labels, mean_probabilities(windows)))
+    print(answer(probabilities, bundle.threshold))
+    for label, p in probabilities.items(): print(f'{{label}}: {{p:.3f}}')
 ```
 
 ## The graph
@@ -145,6 +151,7 @@ Other programs, such as a web page with onnxruntime-web, run `model.onnx` (opset
 | channels | one; mix several to mono |
 | range | full scale is -1 to 1; do not normalise the volume |
 | silence | {trim} |
+| speech | leave out windows in which silero-vad finds no speech (`has_speech` in ser_runtime/speech_detector.py) |
 | length | 0.1 s to {longest:g} s, the whole utterance, without padding{same_length} |
 | longer recordings | cut into windows of {window:g} s that overlap by half, and average their probabilities; leave out windows with less than 1/1000 of the power of the loudest one |
 | output | {output} |
@@ -228,7 +235,7 @@ def quantise_bundle(
     for weights in QUANTISED_WEIGHTS:
         to_int8(bundle.folder/'model.onnx', folder/'model.onnx', signals, weights)
         write_info(folder, bundle.info)
-        quantised = open_bundle(folder)
+        quantised = open_bundle(folder, any_sound=True)
         if agreement(bundle, quantised, some)['same'] >= MIN_AGREEMENT: break
     found = agreement(bundle, quantised, clips)
     n_same, warning = round(found['same']*found['clips']), ''
@@ -247,7 +254,7 @@ def export_bundle(
     clips=None     # a corpus frame of training clips (path, emotion) to quantise the network to 8 bits; default: 32 bits
 ) -> Path:         # the folder
     "Write a bundle as a folder to deploy."
-    folder, b = user_path(folder), open_bundle(bundle)
+    folder, b = user_path(folder), open_bundle(bundle, any_sound=True)
     if folder.exists() and not contains_only(folder, DEPLOYED_FILES):
         raise SerError(f'cannot write {folder}: it exists and holds other files than an export: name a new folder')
     package = Path(runtime.__file__).parent
@@ -259,6 +266,7 @@ def export_bundle(
         (new/'ser_runtime').mkdir()
         (new/'ser_runtime'/'__init__.py').write_text('')
         for name in MODULES: shutil.copy(package/f'{name}.py', new/'ser_runtime')
+        shutil.copytree(package/'speech_detector', new/'ser_runtime'/'speech_detector')
         (new/'run.py').write_text(RUN.format(needs=NEEDS), encoding='utf8')
         (new/'README.md').write_text(usage(b.info), encoding='utf8')
     return folder

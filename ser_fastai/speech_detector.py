@@ -64,8 +64,8 @@ def speech_probabilities(
     return open_detector().run(['speech_probs'], inputs)[0]
 
 # %% ../nbs/30a_speech_detector.ipynb #5d0c000d
-N_BEST_CHUNKS = 8
-MIN_SPEECH_SCORE = .2   # at least 99.1 % of the clips of four corpora have a higher score
+N_BEST_CHUNKS = 16
+MIN_SPEECH_SCORE = .2   # at least 98.8 % of the clips of four corpora have a higher score
 
 def speech_score(
     x: np.ndarray, # mono samples (n,)

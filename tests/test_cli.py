@@ -184,9 +184,9 @@ def test_closed_streams(voices, monkeypatch):
 
 
 def test_adapt(embedding_bundle, voices, tmp_path):
-    commands = [['ser_predict', '--model', embedding_bundle, '--adapt', voices/'sad', '--save-profile', 'me.json'],
-                ['ser_predict', '--model', embedding_bundle, '--profile', 'me.json', voices/'sad'/'00.wav', '--format', 'json'],
-                ['ser_predict', '--bundle', embedding_bundle, voices/'sad'/'00.wav', '--format', 'json']]
+    commands = [['ser_predict', '--model', embedding_bundle, '--adapt', voices/'sad', '--save-profile', 'me.json', '--any-sound'],
+                ['ser_predict', '--model', embedding_bundle, '--profile', 'me.json', voices/'sad'/'00.wav', '--format', 'json', '--any-sound'],
+                ['ser_predict', '--bundle', embedding_bundle, voices/'sad'/'00.wav', '--format', 'json', '--any-sound']]
     (made, *_, printed), (adapted, _, mine), (alone, _, usual) = ran(commands, tmp_path)
     assert made == adapted == alone == 0 and printed == 'me.json: profile of 12 clips\n'
     assert json.loads(mine)['probabilities'] != json.loads(usual)['probabilities']
@@ -199,13 +199,15 @@ def test_export_answers_as_predict(voices, tmp_path, monkeypatch, capsys):
                                                             'LICENSE', 'run.py', 'ser_runtime'}
     clip = next((voices/'sad').glob('*.wav'))
     capsys.readouterr()
-    with pytest.raises(SystemExit, match='0'): cli.ser_predict([str(clip)], format='json')
+    with pytest.raises(SystemExit, match='0'): cli.ser_predict([str(clip)], format='json', any_sound=True)
     ours = json.loads(capsys.readouterr().out)
-    its = subprocess.run([sys.executable, tmp_path/'model'/'run.py', clip, 'none.wav'], capture_output=True, text=True, timeout=100,
+    its = subprocess.run([sys.executable, tmp_path/'model'/'run.py', '--any-sound', clip, 'none.wav'], capture_output=True, text=True, timeout=100,
                          env=os.environ | dict(PYTHONSAFEPATH='1'))   # Python then does not add the folder of the program
     answer, lost = map(json.loads, its.stdout.splitlines())
     assert its.returncode == 1 and ours['probabilities'] == pytest.approx(answer['probabilities'], abs=1e-3)
     assert list(answer) == list(lost) == list(ours) and answer['emotion'] == ours['emotion'] and lost['error'] + '\n' == its.stderr
+    hum = subprocess.run([sys.executable, tmp_path/'model'/'run.py', clip], capture_output=True, text=True, timeout=100)
+    assert json.loads(hum.stdout) == dict(path=str(clip), emotion='no speech', confidence=None, probabilities=None, error=None)
 
 
 def test_corpora_lists_a_folder_and_skips_a_bad_clip(voices, tmp_path):

@@ -11,7 +11,7 @@ FOUNDATION = ['core', 'containers', 'audio', 'archives', 'files', 'labels', 'par
 TRAIN = ['recipes', 'data', 'train', 'models.svm', 'models.lstm', 'models.cnn', 'models.speech', 'adaptation',
          'experiment', 'export', 'export_speech']
 JUDGE = ['metrics', 'calibration', 'significance', 'results', 'tables', 'compare', 'ablation', 'plots', 'report']
-USE = ['runtime', 'predict', 'explain', 'app']
+USE = ['speech_detector', 'runtime', 'predict', 'explain', 'app']
 JOINS = ['cards', 'publish', 'cli', 'all']
 WINGS = dict(foundation=FOUNDATION, train=TRAIN, judge=JUDGE, use=USE, joins=JOINS)
 
@@ -28,7 +28,7 @@ EXCEPTIONS = {  # imports that break the table and are still to be removed
                 'metrics'},    # top losses of stored predictions
     'app': {'synth'}}                                          # inside a function: the example clips
 
-WITHOUT_TORCH = [*FOUNDATION, *JUDGE, 'runtime', 'predict', 'app', 'recipes']
+WITHOUT_TORCH = [*FOUNDATION, *JUDGE, 'speech_detector', 'runtime', 'predict', 'app', 'recipes']
 
 
 def imports(module):
@@ -69,7 +69,7 @@ def test_no_torch_here(module):
 def test_the_runtime_needs_few_packages():
     "A deployed folder contains these modules and needs only these packages."
     allowed = {'numpy', 'soundfile', 'soxr', 'onnxruntime'}
-    for module in ('core', 'containers', 'audio', 'bundle_info', 'heads', 'runtime'):
+    for module in ('core', 'containers', 'audio', 'bundle_info', 'heads', 'speech_detector', 'runtime'):
         tree = ast.parse((PACKAGE/f'{module}.py').read_text(encoding='utf8'))
         top = {n.name.split('.')[0] for s in tree.body if isinstance(s, ast.Import) for n in s.names}
         top |= {s.module.split('.')[0] for s in tree.body if isinstance(s, ast.ImportFrom) and not s.level}

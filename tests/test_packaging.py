@@ -49,7 +49,13 @@ def test_bundles_are_in_the_wheel(wheel):
 def test_licences_are_in_the_wheel(wheel):
     assert wheel['licenses/LICENSE'] == (REPO/'LICENSE').read_text(encoding='utf8')
     own = [p.relative_to(REPO).as_posix() for p in (REPO/'ser_fastai'/'bundles').glob('*/LICENSE*')]
-    assert own and all(f'licenses/{n}' in wheel for n in own)
+    own.append('ser_fastai/speech_detector/LICENSE')
+    assert len(own) > 1 and all(f'licenses/{n}' in wheel for n in own)
+
+
+def test_the_speech_detector_is_in_the_wheel(wheel):
+    assert {'ser_fastai/speech_detector/silero_vad.onnx', 'ser_fastai/speech_detector/LICENSE'} <= set(wheel)
+    assert 'Silero' in wheel['ser_fastai/speech_detector/LICENSE']
 
 
 def test_metadata_follows_settings(wheel, cfg):

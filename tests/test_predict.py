@@ -2,6 +2,7 @@
 import io, json, os, pickle, shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np, pandas as pd, pytest, soundfile as sf, torch
@@ -14,7 +15,11 @@ from ser_fastai.corpora import load_corpus, load_csv
 from ser_fastai.experiment import train
 from ser_fastai.features import build_features
 from ser_fastai.splits import Split
+from ser_fastai.synth import make_clip
 from ser_fastai.train import BF16
+
+Predictor = partial(P.Predictor, any_sound=True)            # the test signals are buzzes, not speech
+predict_paths = partial(P.predict_paths, any_sound=True)
 
 SR, LABELS = 16000, ['sad', 'angry', 'awe']
 RECIPES = dict(
@@ -51,7 +56,7 @@ def bundles(trained, folder):
     return folder
 
 @pytest.fixture(scope='session')
-def small(bundles): return P.Predictor(bundles/'lstm')
+def small(bundles): return Predictor(bundles/'lstm')
 
 
 # what was saved is what answers
@@ -62,7 +67,7 @@ def answers(t, n):
 
 @pytest.mark.parametrize('kind', RECIPES)
 def test_bundle_answers_as_the_trained_model(kind, bundles, trained, corpus):
-    got = P.Predictor(bundles/kind).predict_files(corpus.path)
+    got = Predictor(bundles/kind).predict_files(corpus.path)
     assert got.path.tolist() == [str(p) for p in corpus.path] and got.error.isna().all()
     np.testing.assert_allclose(got[trained[kind].labels].to_numpy(float), answers(trained[kind], len(corpus)), atol=1e-4)
 
@@ -71,13 +76,13 @@ def test_half_is_half(tmp_path, bundles, trained, corpus):
         B.save_bundle(trained[kind], tmp_path/kind, RECIPES[kind], half=True)
         size = lambda d: (d/kind/'weights.safetensors').stat().st_size
         assert size(tmp_path) < .75*size(bundles)
-        one, other = (P.Predictor(d/kind).predict(corpus.path[0]) for d in (tmp_path, bundles))
+        one, other = (Predictor(d/kind).predict(corpus.path[0]) for d in (tmp_path, bundles))
         np.testing.assert_allclose(one, other, atol=.02)
 
 def test_an_utterance_over_the_window_is_treated_as_in_training(bundles, corpus, trained):
     "The images of the LSTM are 1 s wide: clips of 0.8 to 1.2 s stay whole, and their middle is what training saw."
     assert corpus.duration.max() > RECIPES['lstm'].seconds
-    p, path = P.Predictor(bundles/'lstm'), corpus.path[int(corpus.duration.argmax())]
+    p, path = Predictor(bundles/'lstm'), corpus.path[int(corpus.duration.argmax())]
     assert len(p.timeline(path)) == 1
 
 def test_from_memory_as_from_a_file(small, folder):
@@ -90,7 +95,7 @@ def test_from_memory_as_from_a_file(small, folder):
         np.testing.assert_allclose(small.predict(same, SR), small.predict(x, SR), atol=.03)
 
 def test_many_threads_share_one_predictor(bundles, corpus):
-    p = P.Predictor(bundles/'cnn')
+    p = Predictor(bundles/'cnn')
     want = [p.predict(f).to_numpy() for f in corpus.path[:6]]
     with ThreadPoolExecutor(6) as ex: got = list(ex.map(lambda f: p.predict(f).to_numpy(), list(corpus.path[:6])*4))
     np.testing.assert_allclose(got, want*4, atol=1e-5)
@@ -151,10 +156,10 @@ def test_a_long_recording_is_judged_to_its_end(small, tmp_path):
 
 def test_temperature(tmp_path, trained, bundles, corpus):
     B.save_bundle(trained['lstm'], tmp_path/'warm', RECIPES['lstm'], temperature=2.)
-    raw, warm = (P.Predictor(d).predict(corpus.path[0]) for d in (bundles/'lstm', tmp_path/'warm'))
+    raw, warm = (Predictor(d).predict(corpus.path[0]) for d in (bundles/'lstm', tmp_path/'warm'))
     want = R.softmax(np.log(np.maximum(raw.to_numpy(), 5e-6)), 2)
     np.testing.assert_allclose(warm, want, atol=1e-9)
-    assert 'not calibrated' in P.Predictor(bundles/'lstm').card and 'not calibrated' not in P.Predictor(tmp_path/'warm').card
+    assert 'not calibrated' in Predictor(bundles/'lstm').card and 'not calibrated' not in Predictor(tmp_path/'warm').card
 
 def test_segments_of_any_timeline():
     rng = np.random.default_rng(0)
@@ -208,10 +213,10 @@ def test_a_rate_in_words_and_a_path_from_home(small, tmp_path, monkeypatch):
 def test_one_bad_file_does_not_stop_the_rest(bundles, bad, corpus):
     paths = [corpus.path[0], *[bad/f'{n}.wav' for n in BAD], corpus.path[1]]
     for kind in ('lstm', 'cnn'):
-        df = P.Predictor(bundles/kind).predict_files(paths)
+        df = Predictor(bundles/kind).predict_files(paths)
         assert df.path.tolist() == list(map(str, paths)) and df.error.isna().tolist() == [True, *[False]*len(BAD), True]
         assert df.emotion[[0, len(df) - 1]].isin(LABELS).all() and df[LABELS].iloc[1:-1].isna().to_numpy().all()
-    assert len(P.Predictor(bundles/'lstm').predict_files([])) == 0
+    assert len(Predictor(bundles/'lstm').predict_files([])) == 0
 
 # saving
 
@@ -226,7 +231,7 @@ def test_saving_is_all_or_nothing(bundles, tmp_path, trained, monkeypatch):
         with pytest.raises(KeyboardInterrupt): B.save_bundle(trained['cnn'], d, RECIPES['cnn'])
     assert {f.name: f.read_bytes() for f in d.iterdir()} == before and [p.name for p in tmp_path.iterdir()] == ['b']
     B.save_bundle(trained['cnn'], d, RECIPES['cnn'])
-    assert P.Predictor(d).info['recipe']['model'] == 'cnn' and [p.name for p in tmp_path.iterdir()] == ['b']
+    assert Predictor(d).info['recipe']['model'] == 'cnn' and [p.name for p in tmp_path.iterdir()] == ['b']
 
 def test_nothing_of_the_user_is_overwritten(tmp_path, trained):
     (tmp_path/'mine').mkdir(); (tmp_path/'mine'/'thesis.tex').write_text('all my work')
@@ -237,7 +242,7 @@ def test_nothing_of_the_user_is_overwritten(tmp_path, trained):
 def test_train_bundle(corpus, tmp_path, monkeypatch):
     monkeypatch.setenv('SER_CACHE', str(tmp_path/'cache'))
     scores = dict(emobox=dict(unseen_speakers=True, accuracy=.5, uar=.45, clips=18, recall=dict(sad=.25)))
-    p = P.Predictor(B.train_bundle(corpus, RECIPES['lstm'], tmp_path/'b', scores=scores))
+    p = Predictor(B.train_bundle(corpus, RECIPES['lstm'], tmp_path/'b', scores=scores))
     assert p.info['data']['clips'] == len(corpus) == p.info['data']['classes']['sad']*3 and p.info['scores'] == scores
     text = (tmp_path/'b'/'card.md').read_text(encoding='utf8')
     assert text == p.card and 'sad 25 %' in text and '50 % right' in text
@@ -248,24 +253,24 @@ def test_train_bundle(corpus, tmp_path, monkeypatch):
 
 def test_command(small, bundles, bad, corpus, capsys, monkeypatch):
     monkeypatch.chdir(bundles)
-    assert P.predict_paths(['sada0.wav', 'awe*.wav'], 'lstm') == 0
+    assert predict_paths(['sada0.wav', 'awe*.wav'], 'lstm') == 0
     out, err = capsys.readouterr()
     assert out.splitlines()[0].split() == ['file', 'emotion', 'confidence', 'runner-up'] and len(out.splitlines()) == 1 + 7 + 2 and not err
     assert 'has not been measured' in out
-    assert P.predict_paths(['sada0.wav', str(bad/'text.wav'), 'nothing*.wav', str(bad/'folder.wav')], 'lstm', top=3) == 1
+    assert predict_paths(['sada0.wav', str(bad/'text.wav'), 'nothing*.wav', str(bad/'folder.wav')], 'lstm', top=3) == 1
     out, err = capsys.readouterr()
     assert 'third' in out and 'text.wav' not in out and len(err.splitlines()) == 3
-    assert P.predict_paths([str(bad/'text.wav')], 'lstm') == P.predict_paths([], 'lstm') == 2
+    assert predict_paths([str(bad/'text.wav')], 'lstm') == predict_paths([], 'lstm') == 2
     out, err = capsys.readouterr()
     assert not out and len(err.splitlines()) == 1
-    assert P.predict_paths([str(bundles), 'sada0.wav'], 'lstm', format='csv') == 0
+    assert predict_paths([str(bundles), 'sada0.wav'], 'lstm', format='csv') == 0
     table = pd.read_csv(io.StringIO(capsys.readouterr().out))
     assert list(table) == ['path', 'emotion', 'confidence', *LABELS, 'error'] and len(table) >= len(corpus) and table.error.isna().all()
     np.testing.assert_allclose(table[LABELS].sum(1), 1, atol=1e-3)
-    assert P.predict_paths(['sada0.wav', 'awea1.wav'], 'lstm', format='json') == 0
+    assert predict_paths(['sada0.wav', 'awea1.wav'], 'lstm', format='json') == 0
     lines = [json.loads(l) for l in capsys.readouterr().out.splitlines()]
     assert [l['path'] for l in lines] == ['sada0.wav', 'awea1.wav'] and sum(lines[0]['probabilities'].values()) == pytest.approx(1, abs=1e-3)
-    with pytest.raises(SerError, match='table, csv, json'): P.predict_paths(['sada0.wav'], 'lstm', format='xml')
+    with pytest.raises(SerError, match='table, csv, json'): predict_paths(['sada0.wav'], 'lstm', format='xml')
 
 def test_lists_and_standard_input(small, bundles, corpus, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -274,24 +279,24 @@ def test_lists_and_standard_input(small, bundles, corpus, tmp_path, capsys, monk
     Path('here/list.txt').write_text('0.wav\n\n1.wav\n')
     pd.DataFrame(dict(path=['2.wav'], other=['x'])).to_csv('here/list.csv', index=False)
     monkeypatch.setattr('sys.stdin', io.TextIOWrapper(io.BytesIO(Path('here/0.wav').read_bytes())))
-    assert P.predict_paths(['here/list.txt', 'here/list.csv', '-'], bundles/'lstm', format='csv') == 0
+    assert predict_paths(['here/list.txt', 'here/list.csv', '-'], bundles/'lstm', format='csv') == 0
     got = pd.read_csv(io.StringIO(capsys.readouterr().out))
     assert got.path.tolist() == ['here/0.wav', 'here/1.wav', 'here/2.wav', '-']
     np.testing.assert_allclose(got[LABELS].iloc[0], got[LABELS].iloc[3])
     monkeypatch.setattr('sys.stdin', io.TextIOWrapper(io.BytesIO(b'no sound')))
     Path('none.csv').write_text('a,b\n1,2\n'); Path('bin.txt').write_bytes(bytes(range(256)))
-    assert P.predict_paths(['-', 'none.csv', 'bin.txt'], bundles/'lstm') == 2
+    assert predict_paths(['-', 'none.csv', 'bin.txt'], bundles/'lstm') == 2
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 3 and lines[0].startswith('cannot read standard input') and 'column "path"' in lines[1] and 'bin.txt' in lines[2]
     Path('here/list.txt').write_text('0.wav\n.\n')
-    assert P.predict_paths(['here/list.txt', 'here/*'], bundles/'lstm') == 1 and 'here is a folder' in capsys.readouterr().err
+    assert predict_paths(['here/list.txt', 'here/*'], bundles/'lstm') == 1 and 'here is a folder' in capsys.readouterr().err
     Path('here/LIST.CSV').write_bytes(Path('here/list.csv').read_bytes())
-    assert P.predict_paths(['here/LIST.CSV'], bundles/'lstm') == 0 and 'here/2.wav' in capsys.readouterr().out
+    assert predict_paths(['here/LIST.CSV'], bundles/'lstm') == 0 and 'here/2.wav' in capsys.readouterr().out
 
 @pytest.mark.parametrize('stdin, says', [(None, 'is closed'), (io.TextIOWrapper(io.BytesIO(bytes(2**22))), 'is longer than')])
 def test_odd_standard_input(stdin, says, bundles, corpus, capsys, monkeypatch):
     monkeypatch.setattr('sys.stdin', stdin), monkeypatch.setattr(P, 'MAX_STDIN', 2**21)
-    assert P.predict_paths(['-', corpus.path[0]], bundles/'lstm') == 1
+    assert predict_paths(['-', corpus.path[0]], bundles/'lstm') == 1
     assert says in capsys.readouterr().err
 
 def test_standard_input_that_does_not_wait(bundles, corpus, tmp_path, capsys, monkeypatch):
@@ -300,7 +305,7 @@ def test_standard_input_that_does_not_wait(bundles, corpus, tmp_path, capsys, mo
         def read(self, n): self.asked = getattr(self, 'asked', 0) + 1; return super().read(1000) if self.asked % 2 else None
     monkeypatch.setattr('sys.stdin', type('Stream', (), dict(buffer=Slow(Path(corpus.path[0]).read_bytes()))))
     (tmp_path/'a[b]').mkdir(), monkeypatch.setattr('tempfile.tempdir', str(tmp_path/'a[b]'))
-    assert P.predict_paths(['-', corpus.path[0]], bundles/'lstm', format='json') == 0
+    assert predict_paths(['-', corpus.path[0]], bundles/'lstm', format='json') == 0
     a, b = (json.loads(l)['probabilities'] for l in capsys.readouterr().out.splitlines())
     assert a == b
 
@@ -310,7 +315,7 @@ def test_unreadable_files_have_rows_in_input_order(bundles, corpus, tmp_path, ca
     for name in broken: Path(name).write_bytes(b'no sound')
     paths = ['https://example.org/a.wav', broken[0], str(corpus.path[0]), *broken[1:], 'none*.wav', str(corpus.path[1])]
     for timeline in (False, True):
-        assert P.predict_paths(paths, bundles/'lstm', format='json', timeline=timeline) == 1
+        assert predict_paths(paths, bundles/'lstm', format='json', timeline=timeline) == 1
         out, err = capsys.readouterr()
         rows, told = [json.loads(line) for line in out.splitlines()], err.splitlines()
         assert [r['path'] for r in rows] == paths
@@ -320,11 +325,11 @@ def test_unreadable_files_have_rows_in_input_order(bundles, corpus, tmp_path, ca
         assert all(r[k] is None for r in lost for k in ('emotion', 'confidence', 'probabilities', *['segments']*timeline))
         assert told[:-1] == [r['error'] for r in lost][:P.MAX_SHOWN] and told[-1].startswith(f'and {len(lost) - P.MAX_SHOWN} more')
         assert told[0].startswith('https://example.org/a.wav is a web address')
-        assert P.predict_paths(paths, bundles/'lstm', format='csv', timeline=timeline) == 1
+        assert predict_paths(paths, bundles/'lstm', format='csv', timeline=timeline) == 1
         table = pd.read_csv(io.StringIO(capsys.readouterr().out))
         assert table.path.tolist() == paths and table.error.isna().tolist() == read and table.emotion.notna().tolist() == read
-    assert P.Predictor(bundles/'lstm').predict_files(paths).error.isna().tolist() == read
-    assert P.predict_paths(broken[:1], bundles/'lstm', format='csv') == 2
+    assert Predictor(bundles/'lstm').predict_files(paths).error.isna().tolist() == read
+    assert predict_paths(broken[:1], bundles/'lstm', format='csv') == 2
     assert len(capsys.readouterr().out.splitlines()) == 2
 
 def test_one_threshold_everywhere():
@@ -337,7 +342,7 @@ def test_one_threshold_everywhere():
 def test_a_predictor_goes_to_other_processes(bundles, corpus, monkeypatch):
     "It is pickled for spawn and joblib, and opened once per process there; a fork opens it anew."
     monkeypatch.chdir(bundles)
-    p = P.Predictor('lstm')
+    p = Predictor('lstm')
     want = p.predict(corpus.path[0])
     monkeypatch.chdir('/')                                    # a relative path means the folder it was opened in
     one, other = (pickle.loads(pickle.dumps(p)) for _ in range(2))
@@ -351,30 +356,30 @@ def test_a_predictor_goes_to_other_processes(bundles, corpus, monkeypatch):
 
 def test_a_bundle_that_changed_is_not_taken_for_the_pickled_one(bundles, tmp_path):
     folder = shutil.copytree(bundles/'cnn', tmp_path/'b')
-    data = pickle.dumps(P.Predictor(folder))
+    data = pickle.dumps(Predictor(folder))
     shutil.rmtree(folder), shutil.copytree(bundles/'lstm', folder)
     with pytest.raises(SerError, match='has changed'): pickle.loads(data)
 
 @pytest.mark.parametrize('wrong', [dict(top=0), dict(top=-1), dict(threshold=50), dict(threshold=-.1), dict(threshold=float('nan'))])
 def test_odd_options(wrong, bundles, corpus):
-    with pytest.raises(SerError, match='invalid threshold|invalid number of emotions'): P.predict_paths([corpus.path[0]], bundles/'lstm', **wrong)
+    with pytest.raises(SerError, match='invalid threshold|invalid number of emotions'): predict_paths([corpus.path[0]], bundles/'lstm', **wrong)
 
 def test_timeline_of_the_command(bundles, tmp_path, capsys):
     x = np.concatenate([buzz(100, 8.), buzz(300, 8.)])
     sf.write(tmp_path/'talk.wav', x, SR)
     (tmp_path/'b').mkdir(); sf.write(tmp_path/'b'/'talk.wav', x, SR)
     paths = [tmp_path/'talk.wav', tmp_path/'b'/'talk.wav']
-    assert P.predict_paths(paths, bundles/'lstm', format='json', timeline=True, plot=tmp_path/'pictures') == 0
+    assert predict_paths(paths, bundles/'lstm', format='json', timeline=True, plot=tmp_path/'pictures') == 0
     rows = [json.loads(l) for l in capsys.readouterr().out.splitlines()]
     assert rows[0]['segments'] == rows[1]['segments'] and rows[0]['segments'][0]['start'] == 0 and rows[0]['segments'][-1]['end'] == 16
     assert sorted(f.name for f in (tmp_path/'pictures').iterdir()) == ['talk 2.png', 'talk.png']
-    assert P.predict_paths(paths[:1], bundles/'lstm', format='csv', timeline=True) == 0
+    assert predict_paths(paths[:1], bundles/'lstm', format='csv', timeline=True) == 0
     out = capsys.readouterr().out
-    assert P.predict_paths(paths[:1], bundles/'lstm', format='csv', timeline=True, threshold=1) == 0
+    assert predict_paths(paths[:1], bundles/'lstm', format='csv', timeline=True, threshold=1) == 0
     assert set(pd.read_csv(io.StringIO(capsys.readouterr().out)).emotion) == {'uncertain'}
     assert list(pd.read_csv(io.StringIO(out)).columns) == ['path', 'start', 'end', 'emotion', 'confidence', *LABELS, 'error']
     (tmp_path/'file').write_text('')
-    with pytest.raises(SerError, match='cannot write to'): P.predict_paths(paths[:1], bundles/'lstm', plot=tmp_path/'file')
+    with pytest.raises(SerError, match='cannot write to'): predict_paths(paths[:1], bundles/'lstm', plot=tmp_path/'file')
 
 @pytest.mark.parametrize('format', ['table', 'json'])
 @pytest.mark.parametrize('how', [KeyboardInterrupt, SerError('pictures cannot be written: name another folder.')], ids=['interrupted', 'no picture'])
@@ -387,7 +392,7 @@ def test_what_is_done_is_shown_though_the_rest_fails(how, format, bundles, corpu
     monkeypatch.setattr(P, '_save_plot', draw_one)
     (tmp_path/'broken.wav').write_text('no sound')
     with pytest.raises(type(how) if how is not KeyboardInterrupt else how):
-        P.predict_paths([tmp_path/'broken.wav', *corpus.path[:3]], bundles/'lstm', format=format, timeline=True, plot=tmp_path/'pictures')
+        predict_paths([tmp_path/'broken.wav', *corpus.path[:3]], bundles/'lstm', format=format, timeline=True, plot=tmp_path/'pictures')
     out, err = capsys.readouterr()
     told = [str(path) in out for path in corpus.path[:3]]
     assert told == [True, True, False] and len(err.splitlines()) == 1 and 'cannot read' in err and 'broken.wav' in err
@@ -404,19 +409,19 @@ def test_segments_of_many_windows():
 
 def test_formulas_are_no_formulas(bundles, corpus, tmp_path, capsys):
     shutil.copy(corpus.path[0], tmp_path/r'c $\x$.wav')
-    assert P.predict_paths([tmp_path/r'c $\x$.wav'], bundles/'lstm', plot=tmp_path/'p') == 0
+    assert predict_paths([tmp_path/r'c $\x$.wav'], bundles/'lstm', plot=tmp_path/'p') == 0
     t = pd.DataFrame({'start': [0.], 'end': [3.], 'emotion': [''], 'confidence': [0.], r'$\x$': [.4], 'power': [.6]})
     P.plot_timeline(t).figure.canvas.draw()
     shutil.copy(corpus.path[0], tmp_path/f'{"é"*125}.wav')   # 254 bytes
-    assert P.predict_paths([tmp_path/f'{"é"*125}.wav'], bundles/'lstm', plot=tmp_path/'p', top=10**9) == 0
+    assert predict_paths([tmp_path/f'{"é"*125}.wav'], bundles/'lstm', plot=tmp_path/'p', top=10**9) == 0
     assert (tmp_path/'p'/f'{"é"*100}.png').stat().st_size > 5000
 
 def test_uncertain(bundles, corpus, capsys):
-    assert P.predict_paths([corpus.path[0]], bundles/'lstm', format='json', threshold=1) == 0
+    assert predict_paths([corpus.path[0]], bundles/'lstm', format='json', threshold=1) == 0
     assert json.loads(capsys.readouterr().out)['emotion'] == 'uncertain'
-    assert P.predict_paths([corpus.path[0]], bundles/'lstm', threshold=1) == 0
+    assert predict_paths([corpus.path[0]], bundles/'lstm', threshold=1) == 0
     unsure = capsys.readouterr().out.splitlines()[:2]
-    assert P.predict_paths([corpus.path[0]], bundles/'lstm') == 0
+    assert predict_paths([corpus.path[0]], bundles/'lstm') == 0
     sure = capsys.readouterr().out.splitlines()[1].split()   # the file, the answer, its share, the next
     assert unsure[1].split() == [sure[0], 'uncertain', f'({sure[1]})', *sure[2:]]
 
@@ -424,9 +429,59 @@ def test_names_cannot_drive_the_terminal(bundles, tmp_path, capsys, monkeypatch)
     monkeypatch.setenv('SER_QUIET', '1')   # a slow machine would show its bar
     for name in ('a\nb.wav', 'red\x1b[31m.wav', 'smile\U0001f600.wav'): sf.write(tmp_path/name, buzz(), SR)
     (tmp_path/'bad\x1b[2J.wav').write_bytes(b'')
-    for form in ('table', 'json'): assert P.predict_paths([tmp_path], bundles/'lstm', format=form) == 1
+    for form in ('table', 'json'): assert predict_paths([tmp_path], bundles/'lstm', format=form) == 1
     out, err = capsys.readouterr()
     assert '\x1b' not in out + err and len(err.splitlines()) == 2 and '\U0001f600' in out
+
+
+# no speech
+
+MELODY = (.3*np.sin(2*np.pi*np.repeat([262, 330, 392, 523], SR)*np.arange(4*SR)/SR)).astype('float32')
+
+@pytest.fixture(scope='session')
+def voice_and_melody(tmp_path_factory):
+    "A folder with a synthetic voice, a melody, and a melody between two voices."
+    folder = tmp_path_factory.mktemp('sounds')
+    voice = (make_clip((5, 2, 2, 1, 3))/2**15).astype('float32')
+    sounds = dict(voice=voice, melody=MELODY, both=np.concatenate([*[voice]*4, *[MELODY]*2, *[voice]*4]))
+    for name, x in sounds.items(): sf.write(folder/f'{name}.wav', x, SR, subtype='FLOAT')
+    return folder
+
+def test_no_speech(bundles, voice_and_melody):
+    p, melody = P.Predictor(bundles/'lstm'), voice_and_melody/'melody.wav'
+    assert p.recognise(melody) == [] and p.predict(melody).isna().all() and R.answer(p.predict(melody)) == 'no speech'
+    assert len(p.timeline(melody)) == 0 and list(p.timeline(melody)) == list(p.timeline(voice_and_melody/'voice.wav'))
+    assert len(P.segments(p.timeline(melody))) == 0
+    with pytest.raises(SerError, match='contains no speech'): P.plot_timeline(p.timeline(melody))
+    table = p.predict_files([melody, voice_and_melody/'voice.wav'])
+    assert table.emotion[0] == 'no speech' and table.error.isna().all() and table[['confidence', *LABELS]].isna().all(axis=1).tolist() == [True, False]
+    assert P.Predictor(bundles/'lstm', any_sound=True).predict(melody).sum() == pytest.approx(1)
+    assert pickle.loads(pickle.dumps(p)).recognise(melody) == [] != pickle.loads(pickle.dumps(Predictor(bundles/'lstm'))).recognise(melody)
+
+def test_a_melody_is_a_gap_in_the_timeline(bundles, voice_and_melody):
+    t = P.Predictor(bundles/'lstm').timeline(voice_and_melody/'both.wav')
+    seconds = sf.info(voice_and_melody/'both.wav').duration
+    middle = seconds/2
+    assert t.start.iloc[0] == 0 and t.end.iloc[-1] == seconds and not ((t.start < middle) & (t.end > middle)).any()
+
+@pytest.mark.parametrize('timeline', [False, True])
+def test_no_speech_in_all_formats(timeline, bundles, voice_and_melody, tmp_path, capsys):
+    paths = [voice_and_melody/'melody.wav', voice_and_melody/'voice.wav']
+    def printed(paths, format):
+        assert P.predict_paths(paths, bundles/'lstm', format=format, timeline=timeline, plot=tmp_path/'plots') == 0
+        out, err = capsys.readouterr()
+        assert not err
+        return out
+    assert printed(paths[:1], 'table').splitlines()[1].split()[-2:] == ['no', 'speech']
+    table = pd.read_csv(io.StringIO(printed(paths, 'csv')))
+    assert table.emotion[0] == 'no speech' and table[['confidence', *LABELS]].iloc[0].isna().all() and table.error.isna().all()
+    row = json.loads(printed(paths, 'json').splitlines()[0])
+    assert row == dict(path=str(paths[0]), emotion='no speech', confidence=None, probabilities=None, error=None) | (dict(segments=[]) if timeline else {})
+    assert not (tmp_path/'plots'/'melody.png').exists() and (tmp_path/'plots'/'voice.png').exists()
+
+def test_clips_without_speech_do_not_adapt(embedding_bundle, voice_and_melody):
+    with pytest.raises(SerError, match='no clip with speech .*melody.wav contains no speech'):
+        P.Predictor(embedding_bundle).adapt(voice_and_melody/'melody.wav')
 
 
 # adaptation to a voice
@@ -439,7 +494,7 @@ def voice(tmp_path):
     return tmp_path/'voice'
 
 def test_adapt(embedding_bundle, voice):
-    p = P.Predictor(embedding_bundle)
+    p = Predictor(embedding_bundle)
     adapted = p.adapt(voice)
     x, files = buzz(205), sorted(voice.iterdir())
     embedding = R.embeddings(p.bundle, x, SR)
@@ -453,25 +508,25 @@ def test_adapt(embedding_bundle, voice):
     np.testing.assert_allclose(pickle.loads(pickle.dumps(adapted)).predict(x, SR), adapted.predict(x, SR))
 
 def test_a_profile_is_saved_and_used_again(embedding_bundle, voice, tmp_path):
-    adapted = P.Predictor(embedding_bundle).adapt(voice)
+    adapted = Predictor(embedding_bundle).adapt(voice)
     adapted.save_profile(tmp_path/'me.json')
-    again = P.Predictor(embedding_bundle, profile=tmp_path/'me.json')
+    again = Predictor(embedding_bundle, profile=tmp_path/'me.json')
     np.testing.assert_allclose(again.predict(buzz(205), SR), adapted.predict(buzz(205), SR), atol=1e-3)
     with pytest.raises(SerError, match='cannot write .*: name another'): adapted.save_profile(tmp_path/'none'/'me.json')
-    with pytest.raises(SerError, match='no profile to save: call adapt'): P.Predictor(embedding_bundle).save_profile(tmp_path/'you.json')
+    with pytest.raises(SerError, match='no profile to save: call adapt'): Predictor(embedding_bundle).save_profile(tmp_path/'you.json')
     from conftest import write_embedding_bundle
     with pytest.raises(SerError, match='made with another model: make it again'):
-        P.Predictor(write_embedding_bundle(tmp_path/'other', seed=1), profile=tmp_path/'me.json')
+        Predictor(write_embedding_bundle(tmp_path/'other', seed=1), profile=tmp_path/'me.json')
     facts = json.loads((tmp_path/'me.json').read_text())
     for broken, says in (('', 'cannot read the profile'), ('{}', 'its fields'), (json.dumps(facts | dict(offset=[float('nan')]*6)), '6 finite'),
                          (json.dumps(facts | dict(scale=[1, 2])), '6 finite')):
         (tmp_path/'me.json').write_text(broken)
-        with pytest.raises(SerError, match=says) as e: P.Predictor(embedding_bundle, profile=tmp_path/'me.json')
+        with pytest.raises(SerError, match=says) as e: Predictor(embedding_bundle, profile=tmp_path/'me.json')
         assert 'make it again with --adapt' in str(e.value) and len(str(e.value).splitlines()) == 1
-    with pytest.raises(SerError, match='cannot read the profile'): P.Predictor(embedding_bundle, profile=tmp_path/'none.json')
+    with pytest.raises(SerError, match='cannot read the profile'): Predictor(embedding_bundle, profile=tmp_path/'none.json')
 
 def test_clips_that_cannot_be_used(embedding_bundle, bundles, voice, bad, tmp_path, capsys):
-    p = P.Predictor(embedding_bundle)
+    p = Predictor(embedding_bundle)
     (tmp_path/'empty').mkdir()
     for clips, says in (
             ([voice/'0.wav'], 'one clip is too little: use two or more'), (buzz(), 'one clip is too little'),
@@ -484,25 +539,25 @@ def test_clips_that_cannot_be_used(embedding_bundle, bundles, voice, bad, tmp_pa
     some = p.adapt([voice, bad/'text.wav', bad/'nan.wav'])
     lines = capsys.readouterr().err.splitlines()
     assert some.bundle.profile.n_clips == 4 and len(lines) == 2 and 'text.wav' in lines[0] and 'nan.wav' in lines[1]
-    with pytest.raises(SerError, match='lstm cannot adapt: its graph ends in logits: use a speech model'): P.Predictor(bundles/'lstm').adapt(voice)
-    with pytest.raises(SerError, match='cannot adapt'): P.Predictor(bundles/'lstm', profile='me.json')
+    with pytest.raises(SerError, match='lstm cannot adapt: its graph ends in logits: use a speech model'): Predictor(bundles/'lstm').adapt(voice)
+    with pytest.raises(SerError, match='cannot adapt'): Predictor(bundles/'lstm', profile='me.json')
 
 def test_adapt_with_the_command(embedding_bundle, voice, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     def answers(**kwargs):
-        assert P.predict_paths([voice/'1.wav'], embedding_bundle, format='json', **kwargs) == 0
+        assert predict_paths([voice/'1.wav'], embedding_bundle, format='json', **kwargs) == 0
         return json.loads(capsys.readouterr().out)['probabilities']
     alone, adapted = answers(), answers(adapt=voice, save_profile='me.json')
     assert answers(profile='me.json') == pytest.approx(adapted, abs=1e-3) and alone != pytest.approx(adapted, abs=1e-3)
     for wrong, says in ((dict(profile='me.json', adapt=voice), 'exclude each other'), (dict(save_profile='me.json'), 'add --adapt')):
-        with pytest.raises(SerError, match=says): P.predict_paths([voice/'1.wav'], embedding_bundle, **wrong)
+        with pytest.raises(SerError, match=says): predict_paths([voice/'1.wav'], embedding_bundle, **wrong)
 
 
 # the bundle that ships
 
 def test_default_bundle():
     d = R.default_bundle()
-    p = P.Predictor()
+    p = Predictor()
     assert p.labels == list(EMOTIONS) and sum(f.stat().st_size for f in d.iterdir()) < 6.5e6
     assert p.info['data']['corpora'] == ['ravdess'] and p.info['data']['speakers'] == 24
     assert any(s['unseen_speakers'] for s in p.info['scores'].values())
@@ -517,9 +572,9 @@ def real(name):
 
 def test_default_bundle_knows_what_it_learnt():
     df = real('ravdess').iloc[::29]
-    assert (P.Predictor().predict_files(df.path).emotion.to_numpy() == df.emotion).mean() > .6
+    assert (Predictor().predict_files(df.path).emotion.to_numpy() == df.emotion).mean() > .6
 
 def test_default_bundle_answers_strangers():
     df = real('emodb').iloc[::25]
-    got = P.Predictor().predict_files(df.path)
+    got = Predictor().predict_files(df.path)
     assert got.error.isna().all() and np.allclose(got[list(EMOTIONS)].sum(axis=1), 1)
