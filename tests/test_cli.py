@@ -188,14 +188,14 @@ def test_adapt(embedding_bundle, voices, tmp_path):
                 ['ser_predict', '--model', embedding_bundle, '--profile', 'me.json', voices/'sad'/'00.wav', '--format', 'json', '--any-sound'],
                 ['ser_predict', '--bundle', embedding_bundle, voices/'sad'/'00.wav', '--format', 'json', '--any-sound']]
     (made, *_, printed), (adapted, _, mine), (alone, _, usual) = ran(commands, tmp_path)
-    assert made == adapted == alone == 0 and printed == 'me.json: profile of 12 clips\n'
+    assert not made and adapted == alone == 0 and printed == 'me.json: profile of 12 clips\n'
     assert json.loads(mine)['probabilities'] != json.loads(usual)['probabilities']
 
 
 def test_export_answers_as_predict(voices, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv('SER_QUIET', '1')
     cli.ser_export(str(tmp_path/'model'))
-    assert {f.name for f in (tmp_path/'model').iterdir()} == {'model.onnx', 'bundle.json', 'weights.safetensors', 'README.md', 'card.md',
+    assert {f.name for f in (tmp_path/'model').iterdir()} == {'model.onnx', 'bundle.json', 'head.npz', 'README.md', 'card.md',
                                                             'LICENSE', 'run.py', 'ser_runtime'}
     clip = next((voices/'sad').glob('*.wav'))
     capsys.readouterr()
