@@ -155,7 +155,7 @@ def test_standardising_by_speaker(corpus, cache):
     z = (feats['c/08'] - S.mean(1, keepdims=True))/S.std(1, keepdims=True)
     start = (250 - z.shape[1])//2
     assert np.allclose(ds[0][0][0][:, start:start + z.shape[1]], np.clip(.5 + z/6, 0, 1), atol=1e-4) and ds[0][0][:, :, :start].max() == 0
-    with pytest.raises(SerError, match='c/03 names no speaker'): spectrogram_dls(corpus.assign(speaker=corpus.speaker.where(corpus.index != 3)), feats, TRAIN, r)
+    with pytest.raises(SerError, match='c/03 has no speaker'): spectrogram_dls(corpus.assign(speaker=corpus.speaker.where(corpus.index != 3)), feats, TRAIN, r)
     with pytest.raises(SerError, match='unknown standardisation'): spectrogram_dls(corpus, feats, TRAIN, replace(r, standardise='corpus'))
 
 def test_a_transductive_recipe_says_so_and_makes_no_bundle(corpus, cache, tmp_path):

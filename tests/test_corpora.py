@@ -262,7 +262,7 @@ def test_csv(tmp_path):
 
 @pytest.mark.parametrize('text,message', [
     ('path,mood\na.wav,sad\n', r'no column "emotion" \(its columns: path, mood\)'), ('', 'list.csv: it is empty'), ('path,emotion\n', 'no usable clip'),
-    ('a.wav,sad\n', 'no column "path"'), ('path,emotion\na,b.wav,sad\n', 'line 2 has 3 cells and the header 2'), ('path,emotion\n"a.wav,sad\n', 'unexpected end'),
+    ('a.wav,sad\n', 'no column "path"'), ('path,emotion\na,b.wav,sad\n', 'line 2 has 3 cells, but the header has 2'), ('path,emotion\n"a.wav,sad\n', 'unexpected end'),
     ('file,audio,emotion\n', 'file and audio could both be the path'), ('\0\1\2\3\4', 'not a text file')])
 def test_bad_csv(tmp_path, text, message):
     (tmp_path/'list.csv').write_text(text)
