@@ -12,7 +12,8 @@ import numpy as np
 import pandas as pd
 
 # %% ../nbs/40_cards.ipynb #080ca908
-from .compare import answers, calibration, fairness_table, mean_temperature, model_title, show_fairness
+from .compare import (answers, calibration, fairness_table, mean_temperature, model_title,
+                                show_fairness)
 from .core import SerError
 from .recipes import Recipe
 from .corpora import CORPORA
@@ -27,11 +28,12 @@ CITATIONS = dict(  # corpus -> reference
             '(RAVDESS). PLoS ONE 13(5): e0196391, https://doi.org/10.1371/journal.pone.0196391; '
             'recordings: Zenodo 1188976, https://doi.org/10.5281/zenodo.1188976',
     savee='Haq S, Jackson PJB (2009). Speaker-dependent audio-visual emotion recognition. AVSP 2009',
-    emodb='Burkhardt F, Paeschke A, Rolfes M, Sendlmeier W, Weiss B (2005). A database of German emotional speech. '
-          'Interspeech 2005',
+    emodb='Burkhardt F, Paeschke A, Rolfes M, Sendlmeier W, Weiss B (2005). A database of German '
+          'emotional speech. Interspeech 2005',
     cremad='Cao H, Cooper DG, Keutmann MK, Gur RC, Nenkova A, Verma R (2014). CREMA-D. '
            'IEEE Transactions on Affective Computing 5(4)',
-    tess='Pichora-Fuller MK, Dupuis K (2020). Toronto emotional speech set (TESS). https://doi.org/10.5683/SP2/E8H2MF',
+    tess='Pichora-Fuller MK, Dupuis K (2020). Toronto emotional speech set (TESS). '
+         'https://doi.org/10.5683/SP2/E8H2MF',
     iemocap='Busso C et al. (2008). IEMOCAP: interactive emotional dyadic motion capture database. '
             'Language Resources and Evaluation 42',
     emovo='Costantini G, Iaderola I, Paoloni A, Todisco M (2014). EMOVO Corpus: an Italian '
@@ -47,7 +49,8 @@ def data_of(
 ) -> dict:
     "Description of training data: corpora, number of clips and speakers, hours, clips per class."
     corpora, speakers = sorted(df.corpus.unique()), df.drop_duplicates('speaker')
-    speech = 'synthetic' if corpora == ['synth'] else 'acted' if set(corpora) <= set(CITATIONS) else 'recorded'
+    if corpora == ['synth']: speech = 'synthetic'
+    else: speech = 'acted' if set(corpora) <= set(CITATIONS) else 'recorded'
     return dict(corpora=corpora, titles=[_corpus_title(c) for c in corpora], speech=speech,
                 clips=len(df), speakers=int(speakers.speaker.nunique()),
                 genders=speakers.gender.dropna().value_counts().sort_index().to_dict(),
@@ -57,7 +60,7 @@ def data_of(
 
 # %% ../nbs/40_cards.ipynb #28e5ff1d
 def licence_of(
-    data: dict # of `data_of`
+    data: dict # from `data_of`
 ) -> dict:     # name, url (if known), terms of each corpus, attribution
     "The licence of weights, from the corpora that they were trained on."
     corpora = data.get('corpora', [])
@@ -96,7 +99,7 @@ SOFTWARE.'''
 def in_words(
     items # any values
 ) -> str: # e.g. "a, b and c"
-    "An enumeration for use in a sentence."
+    "Items as a list in a sentence."
     *most, last = map(str, items or ['not stated'])
     return f'{", ".join(most)} and {last}' if most else last
 
@@ -105,8 +108,9 @@ def licence_text(
 ) -> str:
     "The licence file of a bundle."
     data, licence = info['data'], info['licence']
+    titles = in_words(data.get('titles'))
     return '\n'.join([
-        f'The weights in this folder (model.onnx, weights.safetensors) were trained on {in_words(data.get("titles"))}.',
+        f'The weights in this folder (model.onnx, weights.safetensors) were trained on {titles}.',
         'Their licence differs from that of the software. It is:', '',
         licence.get('name', 'not stated'), *filter(None, [licence.get('url')]), '',
         'Terms of the recordings', *[f'- {k}: {v}' for k, v in licence.get('terms', {}).items()], '',
@@ -121,12 +125,13 @@ def _name_of(recipe): return getattr(recipe, 'name', recipe)
 def _has_unseen_speakers(protocol): return 'speaker' in PROTOCOLS[protocol].unseen
 
 def _runs_of(results, recipe, corpora):
-    "Finished runs of a recipe that are tested on the corpora they were trained on, with complete folds per seed."
+    "Finished runs of a recipe that are tested on their training corpora, with complete folds per seed."
     runs = results.runs
     is_recipe = (runs.recipe_hash == recipe.hash) if isinstance(recipe, Recipe) else (runs.recipe == recipe)
     runs = runs[is_recipe & (runs.status == 'done') & (runs.corpora == runs.test_corpora)]
     if corpora: runs = runs[runs.corpora == corpora]
-    if not len(runs): raise SerError(f'{results.folder} has no finished run of {_name_of(recipe)}: run it first')
+    if not len(runs):
+        raise SerError(f'{results.folder} has no finished run of {_name_of(recipe)}: run it first')
     return complete_seeds(results, runs)
 
 def scores_of(
@@ -134,7 +139,7 @@ def scores_of(
     recipe,        # a `Recipe`, or the name of one
     corpora=None   # training corpora, e.g. "ravdess"; needed if the results contain several
 ) -> dict:         # protocol -> scores on its test clips, with 95 % intervals
-    "The scores of a recipe, in the form that a bundle stores."
+    "Scores of a recipe, in the form that a bundle stores."
     runs, scores = _runs_of(results, recipe, corpora), {}
     table = summarise(results, runs, parts=['test'])
     if table.protocol.duplicated().any():
@@ -158,7 +163,7 @@ def temperature_of(
     recipe,        # a `Recipe`, or the name of one
     corpora=None   # training corpora; needed if the results contain several
 ) -> float:        # mean over its runs; 1 if none was tested on unseen speakers
-    "The temperature of a recipe, fitted on validation clips of its runs on unseen speakers (Guo et al. 2017)."
+    "Temperature of a recipe, fitted on validation clips of runs on unseen speakers (Guo et al. 2017)."
     runs = _runs_of(results, recipe, corpora)
     runs = runs[runs.protocol.map(_has_unseen_speakers).astype(bool) & (runs.n_valid > 0)]
     return mean_temperature(results, runs) if len(runs) else 1.
@@ -166,14 +171,14 @@ def temperature_of(
 # %% ../nbs/40_cards.ipynb #419932d6
 def _is_cross(protocol, scores):
     "Whether scores were measured on a corpus that was not trained on."
-    known = PROTOCOLS.get(protocol)
-    if known and 'corpus' in known.unseen: return True
+    definition = PROTOCOLS.get(protocol)
+    if definition and 'corpus' in definition.unseen: return True
     return scores.get('test_corpora', scores.get('corpora')) != scores.get('corpora')
 
 def _first_scores(info, condition):
     "The first scores with an accuracy that meet `condition(protocol, scores)`; empty if there are none."
-    found = (s for p, s in info['scores'].items() if isinstance(s, dict) and 'accuracy' in s and condition(p, s))
-    return next(found, {})
+    with_accuracy = {p: s for p, s in info['scores'].items() if isinstance(s, dict) and 'accuracy' in s}
+    return next((s for p, s in with_accuracy.items() if condition(p, s)), {})
 
 def unseen_scores(
     info: dict # a bundle's description
@@ -208,42 +213,45 @@ def in_short(
     speech, titles = data.get('speech', 'recorded'), in_words(data.get('titles'))
     trained = f'Trained on {speech} speech of {_n_speakers(data)} ({titles}).'
     if not s:
-        return f'{trained} How often it is right for other speakers has not been measured. {_other_conditions(info)}'
+        return (f'{trained} How often it is right for other speakers has not been measured. '
+                f'{_other_conditions(info)}')
     n, interval = s.get('speakers', float('inf')), ''
-    if 'accuracy_lo' in s:
-        interval = (f' (95 % interval {100*s["accuracy_lo"]:.0f} to {100*s["accuracy_hi"]:.0f})' if has_interval(n)
-                    else f' ({n} speakers, too few for an interval)')
-    return (f'{trained} For speakers it was not trained on, it got {100*s["accuracy"]:.0f} % right{interval}; '
+    if 'accuracy_lo' in s and has_interval(n):
+        interval = f' (95 % interval {100*s["accuracy_lo"]:.0f} to {100*s["accuracy_hi"]:.0f})'
+    elif 'accuracy_lo' in s: interval = f' ({n} speakers, too few for an interval)'
+    return (f'{trained} For speakers it was not trained on, '
+            f'it got {100*s["accuracy"]:.0f} % right{interval}; '
             f'guessing gets 1 in {len(info["labels"])}. {_other_conditions(info)}')
 
 # %% ../nbs/40_cards.ipynb #0d610393
 MODEL_TEXT = dict(svm='An SVM with an RBF kernel on {n_mfcc} MFCC ({stats} over time)',
                   lstm='A bidirectional LSTM of {layers} layers of {hidden} units on log-mel frames',
                   cnn='A CNN ({arch}, initial weights: {weights}) on log-mel images',
-                  speech='Layers of pretrained encoders, unchanged ({encoder}), with a linear head on the mean and '
-                         'deviation over time of their hidden states')
+                  speech='Layers of pretrained encoders, unchanged ({encoder}), with a linear head on the '
+                         'mean and deviation over time of their hidden states')
 SCORES = {'accuracy': 'accuracy', 'UAR': 'uar', 'macro F1': 'macro_f1'}   # column title -> measure
 
-def _counts(counts): return ', '.join(f'{n} {k}' for k, n in counts.items())
+def _counts(counts, missing): return ', '.join(f'{n} {k}' for k, n in (counts or {}).items()) or missing
 def _score_columns(scores, protocol, n_speakers):
     return {title: percent(scores, k, has_interval(n_speakers, protocol)) for title, k in SCORES.items()}
 
 def _model_section(info):
     recipe = info['recipe']
     trimmed = ', with silence at both ends removed' if recipe['trim'] else ''
-    return (f'{MODEL_TEXT[info["kind"]].format(**recipe)}. For a spoken utterance it gives the probabilities of '
-            f'{in_words(info["labels"])}. The input is mono audio at {recipe["sr"]} Hz{trimmed}; '
+    return (f'{MODEL_TEXT[info["kind"]].format(**recipe)}. For a spoken utterance it gives the probabilities '
+            f'of {in_words(info["labels"])}. The input is mono audio at {recipe["sr"]} Hz{trimmed}; '
             f'recordings much longer than {recipe["seconds"]:g} s are cut into windows of that length.')
 
 def _data_section(info):
     d = info['data']
     return (f'{in_words(d.get("titles"))}: {d.get("clips", "?")} clips of {d.get("speakers", "?")} speakers '
-            f'({_counts(d.get("genders") or {"of unknown gender": "all"})}), {d.get("hours", "?")} hours, '
+            f'({_counts(d.get("genders"), "all of unknown gender")}), {d.get("hours", "?")} hours, '
             f'language: {in_words(d.get("languages"))}. '
-            f'Clips per class: {_counts(d.get("classes") or {"stated": "not"})}.')
+            f'Clips per class: {_counts(d.get("classes"), "not stated")}.')
 
 def _scores_section(info):
-    rows = [{'protocol': f'`{p}`', 'test speakers': 'unseen' if s.get('unseen_speakers') else 'seen in training',
+    rows = [{'protocol': f'`{p}`',
+             'test speakers': 'unseen' if s.get('unseen_speakers') else 'seen in training',
              'clips': s.get('clips', ''), **_score_columns(s, p, s.get('speakers', float('inf')))}
             for p, s in info['scores'].items() if isinstance(s, dict)]
     if not rows: return 'Not measured.'
@@ -263,12 +271,15 @@ def _calibration_sentence(info):
 
 def _limits_section(info, calibration=''):
     training = dict(
-        acted='The training data are recordings of actors who played an emotion on request, in a few fixed sentences. '
-              'Everyday speech differs from that, and nobody can hear for certain what a person feels. ',
-        synthetic='The training data are synthesised sounds, not human speech. ').get(info['data'].get('speech'), '')
-    return (f'{training}Recordings in which a speech detector finds no speech get no answer. Scores are lower for '
-            f'speakers, languages, rooms and microphones that are not in the training data. {calibration}'
-            'It is meant for research and teaching, not as a basis for decisions about people.')
+        acted='The training data are recordings of actors who played an emotion on request, '
+              'in a few fixed sentences. Everyday speech differs from that, '
+              'and nobody can hear for certain what a person feels. ',
+        synthetic='The training data are synthesised sounds, not human speech. ')
+    training = training.get(info['data'].get('speech'), '')
+    return (f'{training}Recordings in which a speech detector finds no speech get no answer. '
+            f'Scores are lower for speakers, languages, rooms and microphones that are not in the training '
+            f'data. {calibration}It is meant for research and teaching, '
+            'not as a basis for decisions about people.')
 
 def _licence_section(info):
     licence = info['licence']
@@ -277,7 +288,7 @@ def _licence_section(info):
     return f'Weights: {licence.get("name", "not stated")}{url}. {attribution}'
 
 def _page(title, summary, sections):
-    "A Markdown page; empty summary: none."
+    "A Markdown page; an empty summary is left out."
     summary = f'\n{summary}\n' if summary else ''
     return f'# {title}\n{summary}' + ''.join(f'\n## {k}\n\n{text.strip()}\n' for k, text in sections.items())
 
@@ -294,12 +305,12 @@ def card(
 def _fairness_section(results, pred):
     _, gaps = fairness_table(results, pred)
     if not len(gaps): return 'The clips have no groups to compare.'
-    small = gaps.n_speakers.min()
-    note = '' if has_interval(small) else f' An interval needs {MIN_SPEAKERS_FOR_CI} speakers in each group.'
-    return (f'{to_markdown(show_fairness(gaps))}\nUAR over the emotions that all groups have. Best and worst are '
-            'chosen after the fact, so some of many groups differ by chance. The last two columns compare with '
-            'randomly formed groups: their mean difference, and how often (p) it is at least as large as the '
-            f'observed one.{note}')
+    fewest = gaps.n_speakers.min()
+    note = '' if has_interval(fewest) else f' An interval needs {MIN_SPEAKERS_FOR_CI} speakers in each group.'
+    return (f'{to_markdown(show_fairness(gaps))}\nUAR over the emotions that all groups have. Best and worst '
+            'are chosen after the fact, so some of many groups differ by chance. The last two columns '
+            'compare with randomly formed groups: their mean difference, and how often (p) it is at least '
+            f'as large as the observed one.{note}')
 
 def _calibration_section(results, runs):
     c = calibration(results, runs)
@@ -310,23 +321,24 @@ def _calibration_section(results, runs):
             f'the error is {c["ece_rescaled"]:.2f}.')
 
 def _sizes_sentence(runs, n_clips, same_corpora):
-    "How many of the listed clips each run was trained on."
+    "Sentences on the number of training clips per run, and on clips that are not listed."
     n_used = (runs.n_train + runs.n_valid + runs.n_test*same_corpora).max()
     n_train = ' to '.join(map(str, dict.fromkeys([runs.n_train.min(), runs.n_train.max()])))
-    listed = '' if n_clips >= n_used else f' The stored results list only these of {n_used} clips with its labels.'
-    return f'{listed} Each run was trained on {n_train} clips.'
+    note = ''
+    if n_clips < n_used: note = f' The stored results list only these of {n_used} clips with its labels.'
+    return f'{note} Each run was trained on {n_train} clips.'
 
 # %% ../nbs/40_cards.ipynb #26c8afbd
 SETTINGS_ON_CARD = 'arch', 'weights', 'size', 'epochs', 'trim', 'transductive', 'n_params', 'recipe_hash'
 
 def _pooled_runs(results, facts):
     "All runs with the recipe, corpora and protocol of a run, with complete folds per seed."
-    runs, same = results.runs, ('recipe_hash', 'corpora', 'test_corpora', 'protocol')
-    chosen = (runs.status == 'done') & np.all([runs[k] == facts[k] for k in same], axis=0)
+    runs, shared_fields = results.runs, ('recipe_hash', 'corpora', 'test_corpora', 'protocol')
+    chosen = (runs.status == 'done') & np.all([runs[k] == facts[k] for k in shared_fields], axis=0)
     return complete_seeds(results, runs[chosen])
 
 def _training_data(results, facts, labels):
-    "Description of the clips of the training corpora that have one of the labels."
+    "Clips of the training corpora that have one of the labels, and their description."
     clips = results.clips.replace('', None)
     clips = clips[clips.corpus.isin(facts['corpora'].split(',')) & clips.emotion.isin(labels)]
     language = clips.corpus.map(lambda c: CORPORA[c].language if c in CORPORA else None)
@@ -346,22 +358,24 @@ def run_card(
 ) -> str:         # Markdown
     "The card of a run's recipe under the run's protocol."
     facts = results.find(run)
-    if facts['status'] != 'done': raise SerError(f'{run} failed ({facts["error"]}): repeat it before making its card')
+    if facts['status'] != 'done':
+        raise SerError(f'{run} failed ({facts["error"]}): repeat it before making its card')
     runs = _pooled_runs(results, facts)
     pred, score = answers(results, runs), summarise(results, runs, parts=['test']).iloc[0]
     labels = labels_of(pred)
     clips, data = _training_data(results, facts, labels)
     recall = _percentages(recall_by_class(pred).dropna())
     settings = ', '.join(f'{k} {facts[k]}' for k in SETTINGS_ON_CARD if facts[k])
-    table = {'protocol': f'`{facts["protocol"]}`', 'folds': score.folds, 'seeds': score.seeds, 'clips': score.n_clips,
-             'speakers': score.n_speakers, **_score_columns(score, facts['protocol'], score.n_speakers)}
+    table = {'protocol': f'`{facts["protocol"]}`', 'folds': score.folds, 'seeds': score.seeds,
+             'clips': score.n_clips, 'speakers': score.n_speakers,
+             **_score_columns(score, facts['protocol'], score.n_speakers)}
     return _page(f'{facts["recipe"]} on {in_words(data["titles"])}', '', {
         'Model': f'{model_title(facts)}: {settings}. It gives the probabilities of {in_words(labels)}.',
         'Training data': _data_section(dict(data=data)) +
                          _sizes_sentence(runs, len(clips), facts['corpora'] == facts['test_corpora']),
         'Protocol': _protocol_section(facts, runs, clips),
-        'Scores': f'{to_markdown(pd.DataFrame([table]))}\nPer cent, with 95 % intervals if there are enough speakers; '
-                  f'all folds and seeds are pooled. Recall of each class: {recall}.',
+        'Scores': f'{to_markdown(pd.DataFrame([table]))}\nPer cent, with 95 % intervals if there are '
+                  f'enough speakers; all folds and seeds are pooled. Recall of each class: {recall}.',
         'Fairness': _fairness_section(results, pred),
         'Calibration': _calibration_section(results, runs),
         'Limits': _limits_section(dict(data=data)),

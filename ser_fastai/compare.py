@@ -30,7 +30,8 @@ from .splits import PROTOCOLS
 from .tables import PAPER, RANDOM, complete_runs, has_interval, on_shared_splits, percent, scores
 
 # %% ../nbs/23_compare.ipynb #d2a4232b
-SPEECH_NAMES = dict(speech_small='Whisper tiny, linear head', speech_large='Whisper tiny and base, linear head')
+SPEECH_NAMES = dict(speech_small='Whisper tiny, linear head',
+                    speech_large='Whisper tiny and base, linear head')
 
 def model_name(
     run   # facts of one run
@@ -67,7 +68,7 @@ def answers(
     results,            # `Results`
     runs,               # facts of the runs of one model
     part: str = 'test', # "test" or "valid"
-    calibrated=False    # divide the logits of each run by the temperature fitted on its validation clips?
+    calibrated=False    # divide the logits of each run by a temperature fitted on its validation clips
 ) -> pd.DataFrame:      # predictions with a column `pair`, e.g. "0-2" for fold 0 and seed 2
     "Pooled predictions of the runs of one model."
     pred = results.predictions(runs.run, part)
@@ -84,13 +85,13 @@ def our_runs(
     protocols,                # names of protocols
     corpora: str = 'ravdess', # tested corpora, comma-separated
     recipes=tuple(PAPER),     # names of recipes
-    whole=True                # only models and seeds that were scored on every fold?
+    complete=True             # leave out seeds of a model that were not scored on every fold
 ) -> pd.DataFrame:            # facts of runs, with the title of their model in the column `title`
     "Finished runs of our models under some protocols."
     runs = results.runs
     runs = runs[(runs.status == 'done') & (runs.test_corpora == corpora)]
     runs = runs[runs.protocol.isin(list(protocols)) & runs.recipe.isin(list(recipes))]
-    if whole: runs = complete_runs(results, runs)
+    if complete: runs = complete_runs(results, runs)
     return runs.assign(title=model_titles(runs))
 
 # %% ../nbs/23_compare.ipynb #fa8e9449
@@ -132,7 +133,7 @@ def _check_seeds(results, runs, pred, corpora):
         _check_complete(results, pred[pred.pair.isin([f'{fold}-{seed}' for fold in g.fold])], corpora, path)
 
 # %% ../nbs/23_compare.ipynb #e1a55061
-PROTOCOL_ORDER = 'random10', 'sentence', 'emobox', 'cross'  # training and test share less and less
+PROTOCOL_ORDER = 'random10', 'sentence', 'emobox', 'cross'  # training and test have less and less in common
 
 def protocol_table(
     results,                  # `Results`
@@ -161,8 +162,8 @@ def show_protocols(
     "UAR of each system under each protocol, in percent with its interval."
     cells = [percent(r, 'uar', has_interval(r.n_speakers, r.protocol)) for _, r in table.iterrows()]
     system = ['recipe', 'system', 'transductive']
-    several = table.duplicated([*system, 'protocol'], keep=False)  # several training corpora
-    cells = np.array(cells, object) + np.where(several, ' from ' + table.trained, '')
+    several_corpora = table.duplicated([*system, 'protocol'], keep=False)  # for training
+    cells = np.array(cells, object) + np.where(several_corpora, ' from ' + table.trained, '')
     table = table.assign(cell=cells, by=np.where(table.ours, 'ours', 'peer'),
                          system=_label(table, ', standardised per speaker'))
     wide = table.pivot_table(index=['by', 'recipe', 'system'], columns='protocol', values='cell',
@@ -237,8 +238,8 @@ def _spread(y, distance):
 def _shared_rows(a, b):
     "Clips that both systems predict, with fold and seed if a system has several predictions per clip."
     if 'pair' in a and 'pair' in b: return a[['clip', 'pair']].merge(b[['clip', 'pair']])
-    more, less = (a, b) if 'pair' in a else (b, a)
-    return more[[k for k in ('clip', 'pair') if k in more]].merge(less[['clip']])
+    first, other = (a, b) if 'pair' in a else (b, a)  # only the first can have several predictions per clip
+    return first[[k for k in ('clip', 'pair') if k in first]].merge(other[['clip']])
 
 def shared_predictions(
     a,       # predictions of system A; with a column `pair` if they are of several folds or seeds
@@ -247,7 +248,7 @@ def shared_predictions(
     "Predictions of two systems for the same clips, folds and seeds."
     rows = _shared_rows(a, b)
     if not len(rows):
-        raise SerError('the systems share no clip under the same fold and seed: run both on the same splits')
+        raise SerError('the systems have no clip, fold and seed in common: run both on the same splits')
     return align_predictions(rows.merge(a), rows.merge(b))
 
 # %% ../nbs/23_compare.ipynb #1396dee4
@@ -276,21 +277,21 @@ def pairs_table(
     corpora: str = 'ravdess', # tested corpora, comma-separated
     recipes=tuple(PAPER),     # names of recipes
     n_perm: int = 10000,      # number of random exchanges
-    whole=True                # systems scored on every fold? else our pairs with one that was not
+    whole=True                # only systems with all folds; if False, our pairs with one that lacks some
 ) -> pd.DataFrame:            # system_a, system_b, b_ours, folds, `compare_systems`, p_holm, p_mcnemar_holm
     "Comparison of each of our systems with all other systems that have the same classes."
     runs, random = our_runs(results, [protocol], corpora, recipes, whole), protocol in RANDOM
     table = systems(results, protocol, corpora, recipes, runs)
     speaker_of = results.clips.set_index('clip').speaker
     complete = set(complete_runs(results, runs).title) if len(runs) else set()
-    several = table.duplicated(['recipe', 'system', 'transductive'], keep=False)  # training corpora
-    names = _label(table, ', per speaker') + np.where(several, ' from ' + table.trained, '')
+    several_corpora = table.duplicated(['recipe', 'system', 'transductive'], keep=False)
+    names = _label(table, ', per speaker') + np.where(several_corpora, ' from ' + table.trained, '')
     rows = []
     for i, j in combinations(table.index, 2):
         if not table.ours[i]: continue
         if not whole and (not table.ours[j] or {table.system[i], table.system[j]} <= complete): continue
         a, b = table.pred[i], table.pred[j]
-        if random and not table.ours[j]: a = a[a.pair.str.endswith('-0')]  # the random split of the peers
+        if random and not table.ours[j]: a = a[a.pair.str.endswith('-0')]  # the peers' split
         shared = _shared_rows(a, b)
         if set(labels_of(a)) != set(labels_of(b)) or not len(shared): continue
         folds = ','.join(map(str, sorted({int(p.split('-')[0]) for p in shared.pair})))
@@ -310,7 +311,7 @@ def points(
 
 def p_value(
     p,               # NaN for a test that was not made
-    sentence = False # text for a sentence instead of a table cell?
+    sentence=False   # format for a sentence instead of a table cell
 ) -> str:            # e.g. "<0.001", or "p < 0.001" in a sentence
     "A p-value with three decimals."
     if pd.isna(p): return ''
@@ -323,7 +324,7 @@ def show_differences(
     names=('system_a', 'system_b'),# columns that identify a row
     scores=('UAR A', 'UAR B')      # headers of the two scores
 ) -> pd.DataFrame:                 # all columns as text
-    "Differences in points with their intervals, which need at least `MIN_SPEAKERS_FOR_CI` speakers."
+    "Differences in percentage points, with intervals if there are at least `MIN_SPEAKERS_FOR_CI` speakers."
     def interval(r):
         if not has_interval(r.n_speakers): return f'{r.n_speakers} speakers'
         return f'{points(r.difference_lo)} to {points(r.difference_hi)}'
@@ -386,16 +387,16 @@ def fairness_table(
     pred,              # predictions
     by=GROUPS,         # attributes: columns of clips.csv
     n_boot: int = 1000 # number of resamples
-) -> tuple:            # attribute, `group_scores`; and attribute, n_speakers, `group_gap`, shuffled, p
-    "UAR by group over the emotions of all groups, and the gap between the best and the worst group."
+) -> tuple:            # frames: attribute, `group_scores`; attribute, n_speakers, `group_gap`, shuffled, p
+    "UAR by group over the emotions that all groups have, and the gap between the best and the worst group."
     facts = results.clips.set_index('clip').loc[pred['clip']]
     tables, gaps = [], []
     for attribute in by:
-        known = (facts[attribute] != '').to_numpy()
-        groups, speakers = (facts[k][known].reset_index(drop=True) for k in (attribute, 'speaker'))
+        has_value = (facts[attribute] != '').to_numpy()
+        groups, speakers = (facts[k][has_value].reset_index(drop=True) for k in (attribute, 'speaker'))
         if groups.nunique() < 2: continue
-        part = pred[known].drop(columns='pair', errors='ignore').reset_index(drop=True)
-        table, gap = _group_fairness(part, groups, speakers, attribute == 'speaker', n_boot)
+        selected = pred[has_value].drop(columns='pair', errors='ignore').reset_index(drop=True)
+        table, gap = _group_fairness(selected, groups, speakers, attribute == 'speaker', n_boot)
         tables.append(table.assign(attribute=attribute))
         gaps.append(dict(attribute=attribute) | gap)
     return (pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()), pd.DataFrame(gaps)
@@ -404,20 +405,20 @@ def _group_fairness(pred, groups, speakers, by_speaker, n_boot):
     "Scores of the groups of one attribute, and their gap; without intervals if a group has few speakers."
     units = pred['clip'] if by_speaker else speakers  # the interval of a single speaker is over clips
     n_speakers = speakers.groupby(groups).nunique()
-    smallest = len(n_speakers) if by_speaker else n_speakers.min()
+    fewest = len(n_speakers) if by_speaker else n_speakers.min()
     table = group_scores(pred, groups, units, n_boot=n_boot)
     if not by_speaker: table.loc[~table.group.map(n_speakers).map(has_interval), ['lo', 'hi']] = np.nan
-    gap = dict(n_speakers=smallest) | group_gap(pred, groups, units, n_boot=n_boot)._asdict()
-    if not has_interval(smallest): gap |= dict(lower=np.nan, upper=np.nan)
+    gap = dict(n_speakers=fewest) | group_gap(pred, groups, units, n_boot=n_boot)._asdict()
+    if not has_interval(fewest): gap |= dict(lower=np.nan, upper=np.nan)
     shuffle_speakers = not by_speaker and (groups.groupby(speakers).nunique() == 1).all()
-    chance = shuffled_group_gap(pred, groups, speakers if shuffle_speakers else pred['clip'])
-    return table, gap | dict(shuffled=chance.mean, p=chance.p)
+    shuffled = shuffled_group_gap(pred, groups, speakers if shuffle_speakers else pred['clip'])
+    return table, gap | dict(shuffled=shuffled.mean, p=shuffled.p)
 
 # %% ../nbs/23_compare.ipynb #7d848927
 def show_fairness(
     gaps             # second value of `fairness_table`
 ) -> pd.DataFrame:   # all columns as text
-    "Gaps between the best and the worst group in points of UAR, with the gap that is expected by chance."
+    "Gaps between the best and the worst group in percentage points of UAR, with the gap expected by chance."
     def interval(r):
         if pd.isna(r.lower): return f'{r.n_speakers} speaker' + 's'*(r.n_speakers != 1)
         return ' to '.join(points(x).strip('+') for x in (r.lower, r.upper))
@@ -443,7 +444,7 @@ def best_by_validation(
     return runs[model == best]
 
 # %% ../nbs/23_compare.ipynb #26084346
-Comparison = namedtuple('Comparison', 'title table shown figure')  # table of numbers, of text; figure or None
+Comparison = namedtuple('Comparison', 'title table shown figure')  # str, numbers, text, figure or None
 
 def comparisons(
     results,                   # `Results`
@@ -460,11 +461,11 @@ def comparisons(
         pairs = pairs_table(results, p, corpora).sort_values('difference', ascending=False, ignore_index=True)
         title = f'Pairs of systems, {p} protocol'
         if len(pairs): out[f'pairs_{p}'] = Comparison(title, pairs, show_differences(pairs), None)
-    some = pairs_table(results, protocol, corpora, whole=False)
-    if len(some):
-        shown = show_differences(some, ('system_a', 'system_b', 'folds'))
+    partial = pairs_table(results, protocol, corpora, whole=False)
+    if len(partial):
+        shown = show_differences(partial, ('system_a', 'system_b', 'folds'))
         title = f'Pairs of our systems on shared folds, {protocol} protocol'
-        out[f'pairs_{protocol}_some'] = Comparison(title, some, shown, None)
+        out[f'pairs_{protocol}_some'] = Comparison(title, partial, shown, None)
     runs = our_runs(results, [protocol], corpora)
     runs = runs[runs.n_valid > 0]
     return out | (_model_comparisons(results, runs, corpora, protocol) if len(runs) else {})
@@ -480,7 +481,8 @@ def _model_comparisons(results, runs, corpora, protocol):
     best = best_by_validation(runs)
     groups, gaps = fairness_table(results, answers(results, best))
     if not len(groups): return out
-    few = groups[groups.attribute != 'speaker']  # a figure of all speakers would be too long
-    figure = plot_groups(few, what='UAR with 95 % interval over speakers').figure if len(few) else None
+    plotted = groups[groups.attribute != 'speaker']  # a figure of all speakers would be too long
+    label = 'UAR with 95 % interval over speakers'
+    figure = plot_groups(plotted, what=label).figure if len(plotted) else None
     title = f'Fairness of {best.title.iloc[0]}, {protocol} protocol'
     return out | dict(fairness=Comparison(title, groups, show_fairness(gaps), figure))

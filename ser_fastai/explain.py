@@ -29,22 +29,23 @@ def _load_spectrogram(learn):
     return next(t for t in learn.dls.tls[0].tfms.fs if isinstance(t, LoadSpectrogram))
 
 def ask(
-    learn,    # of `train_cnn` or `train_lstm`: `trained.model`
-    clip: str # a clip of its features, as in `df['clip']`
-) -> tuple:   # image (1, 1, n_mels, width) in 0..1; images -> logits (bs, n_classes); log-mel (n_mels, n_frames)
+    learn,    # learner: `model` of the result of `train_cnn` or `train_lstm`
+    clip: str # name of a clip with features, as in `df['clip']`
+) -> tuple:   # image (1, 1, n_mels, width) in 0..1; function (images -> logits); log-mel (n_mels, n_frames)
     "The input of a network for one clip, the network as a function of it, and the log-mel of the clip."
     import torch
     from ser_fastai.data import TensorSpectrogram
     load = _load_spectrogram(learn)
     if clip not in load.features.spans:
-        raise SerError(f'"{clip}" has no log-mel here: name a clip of the frame that the features were built from')
+        raise SerError(f'"{clip}" has no log-mel in the features of the learner: '
+                       'name a clip of the frame that they were built from')
     model, prepare = learn.model.eval(), learn.dls.valid.after_batch
     def logits(x): return model(prepare(TensorSpectrogram(x)).as_subclass(torch.Tensor))
     image = load.encodes(clip)[None].as_subclass(torch.Tensor).to(learn.dls.device)
     return image, logits, load.features[clip]
 
 def _target(learn, logits, image, label):
-    "The position of a class; without a label, of the predicted one."
+    "Index of a class; without a label, of the predicted one."
     import torch
     vocab = list(learn.dls.vocab)
     if label is not None: return vocab.index(check_choice(label, vocab, 'label'))
@@ -60,27 +61,27 @@ def _cam(logits, layer, image, target, n_frames):
     return cam/max(cam.max(), 1e-12)
 
 def grad_cam(
-    learn,             # with a convolutional body, as `cnn_learner` makes it
-    clip: str,         # a clip of its features
+    learn,             # learner with a convolutional body, as from `cnn_learner`
+    clip: str,         # name of a clip with features
     label: str = None, # the class to explain; default: the predicted one
-    layer: str = '0'   # a part of `learn.model` by its name; '0' is the whole body, so its last layer
+    layer: str = '0'   # name of a module of `learn.model`; '0' is the body, so the map is of its last layer
 ) -> np.ndarray:       # (n_mels, n_frames) in 0..1, over the clip's log-mel
     "Map of the positions that increase the score of a class (Selvaraju et al. 2017, section 3)."
     import torch
     image, logits, S = ask(learn, clip)
-    parts = {name: m for name, m in learn.model.named_modules()
-             if name and any(isinstance(part, torch.nn.Conv2d) for part in m.modules())}
-    if layer not in parts:
-        some = ', '.join(list(parts)[:20])
-        raise SerError(f'this model has no convolutional part "{layer}" for Grad-CAM: '
-                       f'name one of "{some}", or use occlusion')
+    convolutional = {name: m for name, m in learn.model.named_modules()
+                     if name and any(isinstance(child, torch.nn.Conv2d) for child in m.modules())}
+    if layer not in convolutional:
+        names = ', '.join(list(convolutional)[:20])
+        raise SerError(f'this model has no convolutional module "{layer}" for Grad-CAM: '
+                       f'use one of {names}, or occlusion')
     target = _target(learn, logits, image, label)
-    return _cam(logits, parts[layer], image, target, S.shape[1])
+    return _cam(logits, convolutional[layer], image, target, S.shape[1])
 
 # %% ../nbs/32_explain.ipynb #1129d727
 def plot_map(
     S: np.ndarray,    # log-mel (n_mels, n_frames), dB
-    map: np.ndarray,  # over it, (n_mels, n_frames), any range around 0
+    map: np.ndarray,  # map of the same shape, any range around 0
     ax=None,          # matplotlib axes
     title: str = '',
     **kwargs          # `sr`, `hop_length`, `fmax` of `plot_log_mel`
@@ -97,27 +98,28 @@ def plot_map(
     return ax
 
 # %% ../nbs/32_explain.ipynb #0803728a
-AXES = dict(time=(False, True), frequency=(True, False), both=(True, True))  # slides along (frequency, time)?
+# axis -> whether the window slides along (frequency, time)
+AXES = dict(time=(False, True), frequency=(True, False), both=(True, True))
 
 def occlusion(
-    learn,                # any network
-    clip: str,            # a clip of its features
+    learn,                # learner with any network
+    clip: str,            # name of a clip with features
     label: str = None,    # the class to explain; default: the predicted one
     axis: str = 'time',   # what is silenced: a span of "time", a band of "frequency", or a patch of "both"
     seconds: float = .2,  # length of the span, s
     bands: int = 16       # width of the band, mel bands
 ) -> np.ndarray:          # (n_mels, n_frames) decrease of the probability, -1..1, over the clip's log-mel
-    "Decrease of a class's probability if a part is silenced (Zeiler and Fergus 2014, section 4.2)."
+    "Decrease of a class's probability if part of a clip is silenced (Zeiler and Fergus 2014, section 4.2)."
     import torch
     from captum.attr import Occlusion
     image, logits, S = ask(learn, clip)
     settings = _load_spectrogram(learn).features.settings
     sizes = bands, round(seconds*settings['sr']/settings['hop_length'])
-    slides, full = AXES[check_choice(axis, AXES, 'axis')], image.shape[2:]
-    window = [size if s else whole for size, s, whole in zip(sizes, slides, full)]
-    if any(not 2 <= w <= whole for w, whole in zip(window, full)):
-        raise SerError(f'a window of {bands} bands and {seconds} s does not fit an image of {full[0]} bands '
-                       f'and {full[1]} frames: choose another')
+    slides, shape = AXES[check_choice(axis, AXES, 'axis')], image.shape[2:]
+    window = [size if s else full for size, s, full in zip(sizes, slides, shape)]
+    if any(not 2 <= w <= full for w, full in zip(window, shape)):
+        raise SerError(f'a window of {bands} bands and {seconds} s does not fit an image of {shape[0]} bands '
+                       f'and {shape[1]} frames: choose another')
     target = _target(learn, logits, image, label)
     steps = (1, *(w//2 for w in window))
     with torch.no_grad():
@@ -126,11 +128,11 @@ def occlusion(
     return fix_length(decrease[0, 0].float().cpu().numpy(), S.shape[1])
 
 # %% ../nbs/32_explain.ipynb #7cc4f3d0
-CAM_LAYERS = dict(squeezenet='0.0.10')  # start of the architecture's name -> layer; default: the last one
+CAM_LAYERS = dict(squeezenet='0.0.10')  # start of an architecture's name -> layer; default: the last one
 
 def cam_layer(
     arch: str # name of an architecture
-) -> str:     # name of a part of the network
+) -> str:     # name of a module of the network
     "The layer for Grad-CAM of a bundle."
     return next((layer for start, layer in CAM_LAYERS.items() if arch.startswith(start)), '0')
 
@@ -148,8 +150,8 @@ def _bundle_cam(p, x, target, n_frames, layer=None):
     network = FromSamples(net, recipe)   # a copy: Grad-CAM adds hooks, and other threads may use the network
     log_mel, to_image = network.front
     with torch.no_grad(): image = to_image.image(log_mel(torch.from_numpy(x - x.mean())[None].float()))
-    part = network.net.get_submodule(layer or cam_layer(recipe.arch))
-    return _cam(lambda image: network.net(to_image.resized(image)), part, image, target, n_frames)
+    module = network.net.get_submodule(layer or cam_layer(recipe.arch))
+    return _cam(lambda image: network.net(to_image.resized(image)), module, image, target, n_frames)
 
 def has_cam(
     p        # a `Predictor`
@@ -165,7 +167,7 @@ def _quieter_bands(p, x, probs, target, S, fmax, seconds, bands):
     from ser_fastai.features import mel_frequencies
     stft = ShortTimeFFT(hann(512, sym=False), 128, p.sr)
     padded = np.pad(x, (0, max(0, 512 - len(x))))   # the transform needs the length of its window
-    seconds = max(seconds, len(x)/p.sr/20)          # at most 20 spans, to limit the time for long windows
+    seconds = max(seconds, len(x)/p.sr/20)          # at most 20 spans, to limit the computing time
     spans, Z = int(np.ceil(len(x)/p.sr/seconds)), stft.stft(padded)
     def band(hz): return np.digitize(hz, mel_frequencies(bands + 1, fmax)[1:-1])
     def span(time): return np.clip(time//seconds, 0, spans - 1).astype(int)
@@ -180,19 +182,19 @@ def _quieter_bands(p, x, probs, target, S, fmax, seconds, bands):
 
 def picture_settings(
     p        # a `Predictor`
-) -> dict:   # of `log_mel`
+) -> dict:   # arguments of `log_mel`
     "Settings of the log-mel that the network of a bundle takes."
     return {k: p.info['recipe'][k] for k in ('sr', 'n_fft', 'hop_length', 'n_mels', 'fmax')}
 
 # %% ../nbs/32_explain.ipynb #5a7e0c32
 def explain(
     p,                    # a `Predictor`
-    audio,                # a path or samples; of a long recording, pass a part
+    audio,                # path or samples; of a long recording only the first window is used
     sr: int = None,       # rate of the samples, Hz
     label: str = None,    # the label to explain; default: the most probable one
     seconds: float = .25, # length of a span of occlusion, without Grad-CAM; at most 20 spans
     bands: int = 8        # number of bands of occlusion, of equal width in mel
-) -> tuple:               # trimmed samples (n,); log-mel (n_mels, n_frames), dB; map over it, largest magnitude 1
+) -> tuple:               # trimmed samples (n,); log-mel (n_mels, n_frames), dB; map of its shape in -1..1
     "Map of the parts of a recording (or of the first window of a long one) that the prediction depends on."
     from ser_fastai.features import clip_features
     _, window = next(p.windows(audio, sr))
@@ -229,10 +231,11 @@ def audio_tag(
     sr: int,       # rate, Hz
     title: str     # label for screen readers
 ) -> str:          # an <audio> element that contains the sound
-    "A sound for a page, as FLAC: lossless, small, and without the delay that MP3 and Vorbis add."
+    "Audio element for a page, as FLAC: lossless, small, and without the delay that MP3 and Vorbis add."
     file = io.BytesIO()
     sf.write(file, np.clip(x, -1, 1), sr, format='FLAC', subtype='PCM_16')
-    return f'<audio controls preload="auto" aria-label="{escape(title)}" src="{_data_url(file, "audio/flac")}"></audio>'
+    url = _data_url(file, 'audio/flac')
+    return f'<audio controls preload="auto" aria-label="{escape(title)}" src="{url}"></audio>'
 
 # %% ../nbs/32_explain.ipynb #651ccf9f
 PLAYER = '''<figure class="ser-player" role="group" aria-label="{title}" data-end="{end}" data-left="{left}"
@@ -244,10 +247,10 @@ top:{top}%;height:{height}%"></span></div>
 </figure><script>{script}</script>'''
 
 def player(
-    x: np.ndarray,           # the samples of `S` (n,), trimmed if it was
+    x: np.ndarray,           # samples (n,) from which `S` was computed
     sr: int,                 # rate, Hz
     S: np.ndarray,           # log-mel (n_mels, n_frames), dB
-    map: np.ndarray = None,  # over it, (n_mels, n_frames)
+    map: np.ndarray = None,  # map over `S`, (n_mels, n_frames)
     title: str = 'clip',
     hop_length: int = 192,   # of the log-mel, samples
     **kwargs                 # `fmax` of `plot_log_mel`
@@ -259,7 +262,7 @@ def player(
     end = S.shape[1]*hop_length/sr
     if abs(len(x)/sr - end) > .1:
         raise SerError(f'{title} lasts {len(x)/sr:.2f} s and its log-mel {end:.2f} s: '
-                       'pass the samples of the log-mel')
+                       'pass the samples from which the log-mel was computed')
     fig, file = Figure(figsize=(7, 2.8), layout='constrained'), io.BytesIO()
     ax = fig.add_subplot()
     if map is None: plot_log_mel(S, ax, sr, hop_length, title=title, **kwargs)
@@ -284,7 +287,8 @@ def top_losses(
     from ser_fastai.metrics import MIN_PROBABILITY, labels_of, predicted_labels
     paths = dict(zip(df['clip'], df['path']))
     if missing := sorted(set(pred['clip']) - set(paths)):
-        raise SerError(f'{missing[0]} is not in the corpus frame: load the corpora that the run was tested on')
+        raise SerError(f'{missing[0]} is not in the corpus frame: '
+                       'load the corpora that the run was tested on')
     labels = labels_of(pred)
     p = pred[labels].to_numpy(float)
     p_truth = p[np.arange(len(p)), pd.Categorical(pred.truth, labels).codes]
@@ -296,7 +300,7 @@ def top_losses(
 
 # %% ../nbs/32_explain.ipynb #3b0eec11
 def listen(
-    rows: pd.DataFrame # a frame with `path`, e.g. of `top_losses` or a corpus
+    rows: pd.DataFrame # a frame with `path`, e.g. from `top_losses` or a corpus frame
 ):                     # HTML for a notebook
     "A table with one player per row."
     from IPython.display import HTML
@@ -307,8 +311,8 @@ def listen(
 
 # %% ../nbs/32_explain.ipynb #edaa0c66
 def embeddings(
-    learn,       # any network
-    clips        # clips of its features
+    learn,       # learner with any network
+    clips        # names of clips with features
 ) -> np.ndarray: # (n_clips, d)
     "The input of the last linear layer for each clip."
     import torch
@@ -316,33 +320,33 @@ def embeddings(
     from fastcore.basics import chunked
     last, out = [m for m in learn.model.modules() if isinstance(m, torch.nn.Linear)][-1], []
     with torch.no_grad(), Hook(last, lambda m, x, y: x[0], cpu=True) as hook:
-        for some in chunked(clips, 64):
-            inputs = [ask(learn, c) for c in some]
+        for batch in chunked(clips, 64):
+            inputs = [ask(learn, c) for c in batch]
             logits = inputs[0][1]
             logits(torch.cat([image for image, *_ in inputs]))
             out.append(hook.stored.float().numpy())
     return np.concatenate(out)
 
 def closest(
-    z: np.ndarray,    # one clip (d,), of `embeddings` or an SVM's standardised input
-    Z: np.ndarray,    # training clips (n, d)
+    z: np.ndarray,    # vector (d,) of one clip, from `embeddings` or the standardised input of an SVM
+    Z: np.ndarray,    # vectors (n, d) of training clips
     df: pd.DataFrame, # their n rows of a corpus frame
     k: int = 5        # number of clips
 ) -> pd.DataFrame:    # clip, truth, cosine distance (0 same direction, 2 opposite), path
     "The training clips nearest to a clip, in increasing distance."
     from sklearn.neighbors import NearestNeighbors
     if len(Z) != len(df):
-        raise SerError(f'there are {len(Z)} vectors and {len(df)} rows: pass the rows of the vectors')
+        raise SerError(f'there are {len(Z)} vectors and {len(df)} rows: pass one row per vector')
     neighbours = NearestNeighbors(n_neighbors=min(k, len(Z)), metric='cosine').fit(Z)
     distance, index = neighbours.kneighbors(z[None])
     rows = df.iloc[index[0]]
-    return pd.DataFrame(dict(clip=rows['clip'].to_numpy(), truth=rows.emotion.to_numpy(), distance=distance[0],
-                             path=rows['path'].to_numpy()))
+    return pd.DataFrame(dict(clip=rows['clip'].to_numpy(), truth=rows.emotion.to_numpy(),
+                             distance=distance[0], path=rows['path'].to_numpy()))
 
 # %% ../nbs/32_explain.ipynb #fd2d3897
 def mfcc_importance(
     pipeline,            # a fitted classifier on statistics of MFCC, e.g. `svm_pipeline`
-    X: np.ndarray,       # (n, n_statistics * n_mfcc), of `mfcc_stats`, clips that it was not trained on
+    X: np.ndarray,       # (n, n_statistics * n_mfcc), from `mfcc_stats`, of clips that it was not trained on
     y: np.ndarray,       # (n,) their classes, encoded as for training
     n_mfcc: int = 20,    # number of coefficients
     n_repeats: int = 10, # shuffles per coefficient
@@ -366,7 +370,7 @@ def mfcc_importance(
                              sd=found.importances_std))
 
 def plot_importance(
-    found: pd.DataFrame, # of `mfcc_importance`
+    found: pd.DataFrame, # from `mfcc_importance`
     ax=None              # matplotlib axes
 ):                       # the axes
     "Bar chart of importances with standard deviations."
@@ -376,9 +380,9 @@ def plot_importance(
 
 # %% ../nbs/32_explain.ipynb #691b621b
 def randomised(
-    learn, # a trained learner; it is not changed
+    learn,         # trained learner; it is not changed
     seed: int = 0
-):         # a learner
+):                 # learner
     "The same network with new random weights."
     from fastai.vision.all import Learner
     model = deepcopy(learn.model)
@@ -388,21 +392,21 @@ def randomised(
     return Learner(learn.dls, model, loss_func=learn.loss_func)
 
 def sanity_check(
-    learn,            # a trained learner
-    clips,            # clips of its features
+    learn,            # trained learner
+    clips,            # names of clips with features
     method=grad_cam,  # (learn, clip, label, ...) -> map
     seeds: int = 2,   # number of random initialisations
     **kwargs          # passed to the method
 ) -> pd.DataFrame:    # clip, seed, rank correlation of the two maps (near 1: the method ignores the model)
     "Compare maps of a trained and of a random network (Adebayo et al. 2018, section 3)."
     from scipy.stats import spearmanr
-    others, out = [randomised(learn, seed) for seed in range(seeds)], []
+    random_learners, out = [randomised(learn, seed) for seed in range(seeds)], []
     for clip in clips:
         image, logits, _ = ask(learn, clip)
         label = learn.dls.vocab[_target(learn, logits, image, None)]
         before = method(learn, clip, label, **kwargs).ravel()
-        for seed, other in enumerate(others):
-            after = method(other, clip, label, **kwargs).ravel()
+        for seed, random_learner in enumerate(random_learners):
+            after = method(random_learner, clip, label, **kwargs).ravel()
             constant = np.ptp(before) == 0 or np.ptp(after) == 0   # then the correlation is undefined: 0
             correlation = 0. if constant else float(spearmanr(before, after).statistic)
             out.append(dict(clip=clip, seed=seed, correlation=correlation))

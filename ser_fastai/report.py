@@ -36,18 +36,19 @@ def end_losses(
     results,        # `Results`
     runs            # facts of runs
 ) -> pd.DataFrame:  # indexed by run: train, valid, gap (valid - train), lowest (minimum of valid over epochs)
-    "Return the losses after the last epoch."
-    c = results.curves(runs.run)
-    c = c.assign(train=c.train_clean_loss.fillna(c.train_loss),
-                 lowest=c.groupby('run').valid_loss.transform('min')).rename(columns=dict(valid_loss='valid'))
-    last = c.sort_values(['run', 'epoch']).groupby('run').tail(1).set_index('run')
+    "Losses of each run after the last epoch."
+    curves = results.curves(runs.run)
+    curves = curves.assign(train=curves.train_clean_loss.fillna(curves.train_loss),
+                           lowest=curves.groupby('run').valid_loss.transform('min'))
+    curves = curves.rename(columns=dict(valid_loss='valid'))
+    last = curves.sort_values(['run', 'epoch']).groupby('run').tail(1).set_index('run')
     return last.assign(gap=last.valid - last.train)[['train', 'valid', 'gap', 'lowest']].astype(float)
 
 # %% ../nbs/25_report.ipynb #ef317c90
-Finding = namedtuple('Finding', 'numbers holds repeats unit')  # dict, bool, (n,) bool, what is repeated
+Finding = namedtuple('Finding', 'numbers holds repeats unit')  # dict, bool, (n,) bool, e.g. "run"
 
 def check_overfitting(results, runs):
-    "Whether the LSTM's validation loss ends above twice its training loss."
+    "Check whether the LSTM's validation loss ends above twice its training loss."
     runs = main_variant(runs[runs.recipe == 'lstm'])
     ends = end_losses(results, runs)
     if not len(ends): raise SerError('no LSTM has been run')
@@ -56,7 +57,7 @@ def check_overfitting(results, runs):
     return Finding(numbers, mean.valid > 2*mean.train, ends.valid > 2*ends.train, 'run')
 
 def check_gap(results, runs):
-    "Whether augmentation reduces the gap between the losses to less than half."
+    "Check whether augmentation reduces the gap between the losses to less than half."
     both, _ = loss_pair(results, runs)
     gaps = both.set_index('run').join(end_losses(results, both).gap)
     gaps = gaps.pivot_table(index=['fold', 'seed'], columns='recipe', values='gap')
@@ -92,7 +93,7 @@ def _best_cnn_counts(results, runs, labels):
     return pred, counts(pred), bootstrap_counts(pred, speakers)
 
 def check_confusion(results, runs):
-    "Whether neutral and calm are confused at least twice as often as the mean pair."
+    "Check whether neutral and calm are confused at least twice as often as the mean pair."
     pred, cm, resampled = _best_cnn_counts(results, runs, ('neutral', 'calm'))
     i, j = map(labels_of(pred).index, ('neutral', 'calm'))
     def holds(cm):
@@ -105,7 +106,7 @@ def check_confusion(results, runs):
 
 # %% ../nbs/25_report.ipynb #48c3bd7a
 def check_recalls(labels, weak: bool):
-    "Return a check whether the recall of all `labels` is below the mean (`weak`) or above it."
+    "Return a check of whether the recalls of all `labels` are below the mean (if `weak`) or above it."
     def check(results, runs):
         pred, cm, resampled = _best_cnn_counts(results, runs, labels)
         i = [labels_of(pred).index(e) for e in labels]
@@ -184,10 +185,10 @@ def report_template(
 def _speakers(protocol): return 'unseen' if 'speaker' in PROTOCOLS[protocol].unseen else 'known'
 
 def _settings(row):
-    "Network, weights, image size and epochs as text, without what the name of the model says."
-    said = '–', 'svm', 'lstm', 'scratch', 'imagenet'
+    "Network, weights, image size and epochs as text, without values that are part of the name of the model."
+    in_name = '–', 'svm', 'lstm', 'scratch', 'imagenet'
     return ', '.join(f'{v} {k}' if k in ('pixels', 'epochs') else v.split('@')[0]
-                     for k, v in row.items() if v not in said)
+                     for k, v in row.items() if v not in in_name)
 
 def table_layout(
     table  # from `table1`; published scores are shown if it has them
@@ -213,7 +214,7 @@ def hide_published(table): # from `table1`
 
 # %% ../nbs/25_report.ipynb #78873a93
 def _interval(row, metric, protocol):
-    "An interval as text, or why there is none."
+    "An interval as text, or the reason why it is missing."
     if not has_interval(row.n_speakers, protocol):
         return f'{plural(row.n_speakers, "speaker")}, too few for an interval'
     return f'95 % interval {100*row[f"{metric}_lo"]:.0f} to {100*row[f"{metric}_hi"]:.0f}'
@@ -223,7 +224,7 @@ def headline(
     runs,                          # facts of runs, from `tested`
     protocols=('paper', 'emobox')
 ) -> list:                         # dicts, one per protocol with runs
-    "Return the test score of the model that validation chooses under each protocol."
+    "Test score of the model with the best validation score under each protocol."
     tiles = []
     for p in protocols:
         candidates = runs[(runs.protocol == p) & (runs.n_valid > 0)]
@@ -238,14 +239,14 @@ def headline(
 
 # %% ../nbs/25_report.ipynb #9e879a05
 def _points(losses):
-    "A range of whole points as text."
+    "The range of some integers as text."
     span = f'{losses.iloc[0]}' if len(losses) == 1 else f'between {losses.min()} and {losses.max()}'
     return span.replace('-', '−')
 
 def unseen_cost(
     table  # from `table1`
 ) -> str:
-    "Say how much lower UAR is on unseen than on known speakers; empty if not both protocols were run."
+    "Sentences on how much lower UAR is on unseen than on known speakers; empty if a protocol was not run."
     if not {'paper_uar', 'emobox_uar'} <= set(table): return ''
     loss = (100*(table.paper_uar - table.emobox_uar).dropna()).round().astype(int)
     few = table.emobox_n_speakers.loc[loss.index] < MIN_SPEAKERS_FOR_CI
@@ -259,7 +260,7 @@ def unseen_cost(
 def observation_cards(
     seen  # from `observations`
 ) -> list: # dicts: observation, published, rule, rows (one per protocol)
-    "Group observations for the template; those not run for one reason get a single row without a protocol."
+    "Group observations for the template; if all protocols were not run for the same reason, show it once."
     cards = []
     for name, g in seen.groupby('observation', sort=False):
         if (g.verdict == 'not run').all() and g.measured.nunique() == 1: g = g.head(1).assign(protocol='')
@@ -305,7 +306,7 @@ PUBLISHED_NOTE = ("The published scores are for the paper's 96 validation clips 
 def usual_corpora(
     results  # `Results`
 ) -> str:
-    "Default corpora of a report: RAVDESS if it has runs or nothing has, otherwise those with the most runs."
+    "Default corpora of a report: RAVDESS if it has runs or there are none, otherwise those with most runs."
     corpora = results.runs.corpora
     return 'ravdess' if not len(corpora) or (corpora == 'ravdess').any() else corpora.mode()[0]
 
@@ -325,7 +326,7 @@ def _real_results(results, corpora='ravdess'):
 
 # %% ../nbs/25_report.ipynb #5146d919
 def _comparisons(results, corpora):
-    "The tables of `comparisons`, their figures as PNG."
+    "Tables of `comparisons` and `ablation_comparison`, with their figures as PNG."
     return [dict(name=name, title=c.title, table=c.table, shown=c.shown, png=c.figure and png(c.figure))
             for name, c in (comparisons(results, corpora) | ablation_comparison(results, corpora)).items()]
 
@@ -337,7 +338,7 @@ def report_values(
     notes=(),            # sentences about these runs, e.g. reduced settings
     committed=None,      # `Results` on real speech, shown beside synthetic ones; default `results/`
 ) -> dict:
-    "Return all values of the template, and the tables and figures that are also written as files."
+    "Values of the template, with the tables and figures that are also written as files."
     synthetic = 'synth' in corpora.split(',')
     runs, table = tested(results, corpora), table1(results, corpora=corpora)
     if synthetic:
@@ -358,19 +359,20 @@ def report_values(
 def report_files(
     values: dict # from `report_values`
 ) -> dict:       # file name -> bytes
-    "Return all files of a report: the page, and each table and figure on its own."
+    "All files of a report: the page, and each table and figure as a file of its own."
     def csv(df): return df.to_csv(index=False, lineterminator='\n').encode()
     shown = show_table1(values['table'])
     if values['synthetic']: shown = shown.drop(columns='published accuracy / F1')
-    caution = f'{values["synthetic"]}\n\n' if values['synthetic'] else ''
+    warning = f'{values["synthetic"]}\n\n' if values['synthetic'] else ''
     files = {'index.html': report_template().render(values).encode() + b'\n',
-             'table1.csv': csv(values['table']), 'table1.md': (caution + to_markdown(shown)).encode()}
+             'table1.csv': csv(values['table']), 'table1.md': (warning + to_markdown(shown)).encode()}
     files |= {f'figure{i}.png': data for i, data in values['figures'].items()}
     files |= {f'{c["name"]}.csv': csv(c['table'].round(6)) for c in values['comparisons']}
     return files | {f'{c["name"]}.png': c['png'] for c in values['comparisons'] if c['png']}
 
 # %% ../nbs/25_report.ipynb #32ea4ade
-_OPTIONAL_FILES = r'(figure\d|protocols|pairs_\w+|calibration|fairness|ablation)\.(png|csv)'  # not in every report
+# files that not every report has
+_OPTIONAL_FILES = r'(figure\d|protocols|pairs_\w+|calibration|fairness|ablation)\.(png|csv)'
 
 def write_report(
     results,               # `Results`

@@ -22,7 +22,7 @@ from .metrics import COLORS, counts, predicted_labels, labels_of, bootstrap_coun
 def align_predictions(
     a,       # predictions of system A; with a column `pair` if clips are repeated
     b        # predictions of system B
-) -> tuple:  # both, sorted by `pair` and clip, with the labels of A in its order
+) -> tuple:  # predictions of A and of B, sorted by `pair` and clip; labels in the order of A
     "Sort the predictions of two systems for the same clips into the same order."
     labels = labels_of(a)
     if set(labels) != set(labels_of(b)):
@@ -33,15 +33,15 @@ def align_predictions(
     keys = ['pair', 'clip'] if 'pair' in a else ['clip']
     a, b = (x.sort_values(keys, ignore_index=True) for x in (a, b))
     keys_a, keys_b = (pd.MultiIndex.from_frame(x[keys]) for x in (a, b))
-    for k, other, name in ((keys_a, keys_b, 'first'), (keys_b, keys_a, 'second')):
-        if k.has_duplicates:
-            raise SerError(f'the {name} system predicts {k[k.duplicated()][0][-1]} twice: '
+    for own, other, name in ((keys_a, keys_b, 'first'), (keys_b, keys_a, 'second')):
+        if own.has_duplicates:
+            raise SerError(f'the {name} system predicts {own[own.duplicated()][0][-1]} twice: '
                            'add a column pair that distinguishes its predictions, e.g. the seed')
-        if len(only := k.difference(other)):
-            raise SerError(f'only the {name} system predicts {" of ".join(map(str, only[0][::-1]))}: '
+        if len(unmatched := own.difference(other)):
+            raise SerError(f'only the {name} system predicts {" of ".join(map(str, unmatched[0][::-1]))}: '
                            'compare systems on the same clips')
     if len(differing := a['clip'][a.truth != b.truth]):
-        raise SerError(f'the systems differ in the truth of {differing.iloc[0]}: '
+        raise SerError(f'the systems have different true labels for {differing.iloc[0]}: '
                        'compare systems on the same labels')
     return a, b[[*(c for c in b if c not in labels), *labels]]
 
@@ -50,7 +50,8 @@ def _check_paired(a, b):
     def same(column): return (a[column].to_numpy() == b[column].to_numpy()).all()
     columns = [k for k in ('clip', 'truth', 'pair') if k in a and k in b]
     if len(a) != len(b) or not all(map(same, columns)) or labels_of(a) != labels_of(b):
-        raise SerError('the rows of the two systems are not in the same order: sort them with align_predictions(a, b)')
+        raise SerError('the rows of the two systems are not in the same order: '
+                       'sort them with align_predictions(a, b)')
 
 # %% ../nbs/21_significance.ipynb #d1e74ee6
 McNemar = namedtuple('McNemar', 'only_a only_b p')
@@ -76,29 +77,29 @@ def permutation_test(
     b,                   # predictions of system B, in the same order
     groups=None,         # (n,) unit that is exchanged, e.g. the speaker of each row; without it, the clip
     metric=uar,          # one of `METRICS`, or a function of counts (..., n, n)
-    n_perm: int = 10000, # number of random exchanges; all 2^groups are computed if they are not more
+    n_perm: int = 10000, # number of random exchanges; all 2^n_groups exchanges if they are not more
     seed: int = 0
 ) -> Permuted:           # score of A minus score of B; two-sided p
     "Permutation test of the difference of two scores, over groups (Noreen 1989; Phipson and Smyth 2010)."
     _check_paired(a, b)
     cm_a, cm_b = (counts(x, x['clip'] if groups is None else groups) for x in (a, b))
-    g = len(cm_a)
-    exact = 2**g <= n_perm
-    if exact: exchange = np.arange(2**g)[:, None] >> np.arange(g) & 1
-    else: exchange = np.random.default_rng(seed).integers(2, size=(n_perm, g), dtype=np.int8)
-    gain = (cm_b - cm_a).reshape(g, -1).astype(np.float32)
-    moved = (exchange.astype(np.float32) @ gain).reshape(-1, *cm_a.shape[1:])   # (n_perm, n, n)
+    n_groups = len(cm_a)
+    exact = 2**n_groups <= n_perm
+    if exact: exchange = np.arange(2**n_groups)[:, None] >> np.arange(n_groups) & 1
+    else: exchange = np.random.default_rng(seed).integers(2, size=(n_perm, n_groups), dtype=np.int8)
+    b_minus_a = (cm_b - cm_a).reshape(n_groups, -1).astype(np.float32)
+    change = (exchange.astype(np.float32) @ b_minus_a).reshape(-1, *cm_a.shape[1:])   # of A, (n_perm, n, n)
     cm_a, cm_b = cm_a.sum(0), cm_b.sum(0)
     difference = metric(cm_a) - metric(cm_b)
-    permuted = metric(cm_a + moved) - metric(cm_b - moved)
-    k = int((abs(permuted) >= abs(difference) - 1e-9).sum())
-    return Permuted(float(difference), k/2**g if exact else (k + 1)/(n_perm + 1))
+    permuted = metric(cm_a + change) - metric(cm_b - change)
+    n_extreme = int((abs(permuted) >= abs(difference) - 1e-9).sum())
+    return Permuted(float(difference), n_extreme/2**n_groups if exact else (n_extreme + 1)/(n_perm + 1))
 
 # %% ../nbs/21_significance.ipynb #dadf1a9d
 def paired_bootstrap(
     a,                  # predictions of system A, of one or several runs
     b,                  # predictions of system B, in the same order
-    groups=None,        # (n,) unit that is drawn, e.g. the speaker of each row; without it, the clip
+    groups=None,        # (n,) resampling unit, e.g. the speaker of each row; without it, the clip
     metric=uar,         # as in `bootstrap`
     n_boot: int = 1000, # number of resamples
     seed: int = 0,
@@ -107,20 +108,21 @@ def paired_bootstrap(
     "Percentile bootstrap interval of the score of A minus that of B (Bisani and Ney 2004)."
     _check_paired(a, b)
     groups = a['clip'] if groups is None else groups
-    difference = metric(bootstrap_counts(a, groups, n_boot, seed)) - metric(bootstrap_counts(b, groups, n_boot, seed))
-    interval = np.quantile(difference, [(1 - level)/2, (1 + level)/2], axis=-1)
+    boot_a, boot_b = (metric(bootstrap_counts(x, groups, n_boot, seed)) for x in (a, b))
+    interval = np.quantile(boot_a - boot_b, [(1 - level)/2, (1 + level)/2], axis=-1)
     return tuple((interval * np.nan if len(set(groups)) < 2 else interval).tolist())
 
 # %% ../nbs/21_significance.ipynb #bf02d987
 def holm(
-    p             # p-values, of any shape; NaN for a test that was not made
+    p             # p-values, of any shape; NaN for a test that was not run
 ) -> np.ndarray:  # corrected p-values, in the same shape
     "Holm's correction for multiple tests (Holm 1979)."
     out = np.array(p, float)
-    made = out[~np.isnan(out)]
-    order = made.argsort()
-    made[order] = np.maximum.accumulate(made[order] * np.arange(len(made), 0, -1)).clip(max=1)
-    out[~np.isnan(out)] = made
+    tested = ~np.isnan(out)
+    p = out[tested]
+    order = p.argsort()
+    p[order] = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)).clip(max=1)
+    out[tested] = p
     return out
 
 # %% ../nbs/21_significance.ipynb #75c894a2
@@ -148,16 +150,16 @@ def _group_boot(cm, metric, n_boot, seed):
 def group_scores(
     pred,               # predictions of one or several runs
     groups,             # (n,) group of each row, e.g. its gender
-    speakers,           # (n,) unit that is drawn: the speaker of each row, or the clip if groups are speakers
+    speakers,           # (n,) resampling unit: the speaker of each row, or the clip if groups are speakers
     metric=uar,         # one of `METRICS`, or a function of counts (..., n, n)
     n_boot: int = 1000, # number of resamples
     seed: int = 0,
     level: float = .95
-) -> pd.DataFrame:      # columns `group`, `n` (predictions that count), `score`, `lo`, `hi`
+) -> pd.DataFrame:      # columns `group`, `n` (predictions of the common classes), `score`, `lo`, `hi`
     "Score of each group over the classes that occur in all groups, with a bootstrap interval over speakers."
     names, cm = _group_counts(pred, groups, speakers)
     boot = pd.DataFrame(_group_boot(cm, metric, n_boot, seed))
-    lo, hi = boot.quantile([(1 - level)/2, (1 + level)/2]).to_numpy()  # without NaN
+    lo, hi = boot.quantile([(1 - level)/2, (1 + level)/2]).to_numpy()  # ignores NaN
     n = cm.sum((0, 2, 3)).astype(int)
     return pd.DataFrame(dict(group=names, n=n, score=metric(cm.sum(0)), lo=lo, hi=hi))
 
@@ -186,7 +188,7 @@ Gap = namedtuple('Gap', 'best worst difference lower upper')
 def group_gap(
     pred,               # predictions of one or several runs
     groups,             # (n,) group of each row, e.g. its gender
-    speakers,           # (n,) unit that is drawn: the speaker of each row
+    speakers,           # (n,) resampling unit: the speaker of each row
     metric=uar,         # as in `group_scores`
     n_boot: int = 1000, # number of resamples
     seed: int = 0,
@@ -198,12 +200,12 @@ def group_gap(
         raise SerError(f'cannot compare groups, because there is only {names[0]}: use two or more')
     score = metric(cm.sum(0))
     best, worst = score.argmax(), score.argmin()
-    moved = _group_boot(cm, metric, n_boot, seed) - score   # (n_boot, n_groups)
-    drawn = ~np.isnan(moved).all(0)                         # groups of more than one speaker
-    ranges = np.ptp(moved[:, drawn], axis=1) if drawn[[best, worst]].all() else []
-    half = pd.Series(ranges, dtype=float).quantile(level)   # without NaN
+    deviations = _group_boot(cm, metric, n_boot, seed) - score   # (n_boot, n_groups)
+    resampled = ~np.isnan(deviations).all(0)                     # groups of more than one speaker
+    ranges = np.ptp(deviations[:, resampled], axis=1) if resampled[[best, worst]].all() else []
+    half_width = pd.Series(ranges, dtype=float).quantile(level)  # ignores NaN
     difference = float(score[best] - score[worst])
-    return Gap(names[best], names[worst], difference, difference - half, difference + half)
+    return Gap(names[best], names[worst], difference, difference - half_width, difference + half_width)
 
 # %% ../nbs/21_significance.ipynb #2a08d8e1
 Shuffled = namedtuple('Shuffled', 'mean p')
@@ -215,8 +217,8 @@ def shuffled_group_gap(
     metric=uar,            # as in `group_scores`
     n_shuffles: int = 999, # number of random assignments
     seed: int = 0
-) -> Shuffled:             # mean gap and p-value; NaN if no assignment leaves the groups an emotion in common
-    "Gap between the best and the worst group for groups that are assigned at random."
+) -> Shuffled:             # mean gap and p-value; NaN if the groups never have a common emotion
+    "Gap between the best and the worst group if groups are assigned at random."
     names, group = np.unique(np.asarray(groups), return_inverse=True)
     labels, rng = labels_of(pred), np.random.default_rng(seed)
     n = len(labels)

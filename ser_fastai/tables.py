@@ -16,13 +16,13 @@ from .results import FACTS, MODEL, PARTS, TESTED, Results
 from .splits import PROTOCOLS, n_folds
 
 # %% ../nbs/22a_tables.ipynb #bf51c23d
-RANDOM = 'paper', 'random10'  # protocols with test speakers that are also in training
+RANDOM = 'paper', 'random10'  # protocols whose test speakers are also in training
 MIN_SPEAKERS_FOR_CI = 10      # an interval over fewer speakers is not shown
 
 # %% ../nbs/22a_tables.ipynb #e3b87481
 def has_interval(
     n_speakers,        # number of test speakers
-    protocol: str = '' # under a random protocol the interval is over clips; default over speakers
+    protocol: str = '' # intervals are over clips under a random protocol, over speakers otherwise
 ) -> bool:
     "Whether a table shows the interval: one over speakers needs `MIN_SPEAKERS_FOR_CI` of them."
     return protocol in RANDOM or not n_speakers < MIN_SPEAKERS_FOR_CI
@@ -56,16 +56,17 @@ def summarise(
     "Scores of pooled runs: one row per model, protocol and part."
     runs = results.runs if runs is None else runs
     runs, clips = runs[runs.status == 'done'], results.clips.set_index('clip')
-    of_run, of_clip = [b for b in by if b in FACTS], [b for b in by if b not in FACTS]
+    run_fields, clip_fields = [b for b in by if b in FACTS], [b for b in by if b not in FACTS]
     rows = []
-    for key, group in runs.groupby(of_run, dropna=False):
-        about_runs = dict(n_runs=len(group), seeds=_ranges(group.seed), folds=_ranges(group.fold))
+    for key, group in runs.groupby(run_fields, dropna=False):
+        run_counts = dict(n_runs=len(group), seeds=_ranges(group.seed), folds=_ranges(group.fold))
         random = set(group.protocol) <= set(RANDOM)
         for part, pred in _pooled_parts(results, group, parts).items():
-            about_clips = clips.reindex(pred['clip'])
-            for values, i in _groups(about_clips, of_clip):
-                row = dict(zip(of_run, key)) | dict(zip(of_clip, values)) | dict(part=part) | about_runs
-                rows.append(row | scores(pred.iloc[i], about_clips.speaker.iloc[i], random, n_boot))
+            clip_facts = clips.reindex(pred['clip'])
+            for values, i in _groups(clip_facts, clip_fields):
+                fields = dict(zip(run_fields, key)) | dict(zip(clip_fields, values))
+                row = fields | dict(part=part) | run_counts
+                rows.append(row | scores(pred.iloc[i], clip_facts.speaker.iloc[i], random, n_boot))
     columns = [*by, 'part', 'n_runs', 'seeds', 'folds', 'n_answers', 'n_clips', 'n_speakers', *METRICS]
     return pd.DataFrame(rows) if rows else pd.DataFrame(columns=columns)
 
@@ -87,7 +88,7 @@ def _groups(clips, by):
     return [(values if isinstance(values, tuple) else (values,), i) for values, i in groups]
 
 def _ranges(numbers):
-    "Whole numbers as ranges, e.g. `0-3,7`."
+    "Text that lists integers as ranges, e.g. `0-3,7`."
     ranges = []
     for x in sorted(set(map(int, numbers))):
         if ranges and ranges[-1][1] == x - 1: ranges[-1][1] = x
@@ -120,7 +121,7 @@ def complete_runs(
         unseen = PROTOCOLS[protocol].unseen
         if 'corpus' in unseen: return group.fold.nunique() == 1     # the test corpora determine the fold
         n_clips = (group.n_train + group.n_valid + group.n_test).max()
-        if unseen and len(clips_of(test_corpora)) < n_clips: return False   # the rest is untested
+        if unseen and len(clips_of(test_corpora)) < n_clips: return False   # no fold tests the others
         return group.fold.nunique() == folds(test_corpora, protocol)
     runs = runs[runs.status == 'done']
     groups = runs.groupby(['seed'] + MODEL + TESTED, dropna=False)
@@ -170,7 +171,7 @@ def table1(
 
 # %% ../nbs/22a_tables.ipynb #7fec4351
 def _table1_runs(results, runs, corpora, protocols):
-    "Runs of the paper's recipes; a variant without the first protocol only if its recipe has no other."
+    "Runs of the paper's recipes; if a recipe has variants with the first protocol, only these variants."
     runs = runs[runs.recipe.isin(list(PAPER)) & (runs.corpora == corpora) & (runs.test_corpora == corpora)]
     runs = complete_seeds(results, runs[runs.protocol.isin(protocols)])
     first = runs[(runs.protocol == protocols[0]) & (runs.status == 'done')]
@@ -188,8 +189,8 @@ def _protocol_columns(summary, shared, protocol):
 
 # %% ../nbs/22a_tables.ipynb #4861c5dc
 def percent(
-    r,                    # a row with a score and, with `_lo` and `_hi` appended to its name, its interval
-    metric: str,          # the name of the score
+    r,                    # a row with a score `metric`; also `metric_lo` and `metric_hi`, if known
+    metric: str,          # name of the score
     interval: bool = True # also show the interval, if there is one
 ) -> str:                 # e.g. "57.3 (52–62)"; empty if there is no score
     "A score in percent, with its interval in brackets."
@@ -201,7 +202,7 @@ def percent(
 # %% ../nbs/22a_tables.ipynb #dd6a321e
 def show_table1(
     table  # from `table1`
-) -> pd.DataFrame:  # all text
+) -> pd.DataFrame:  # all columns as text
     "Table 1 as text: one row per recipe and variant."
     protocols = [c.removesuffix('_seeds') for c in table if c.endswith('_seeds')]
     rows = []

@@ -136,7 +136,7 @@ def test_pairs_have_the_same_clips_and_the_same_seeds(made):
     assert len(x) == len(y) == len(a) and accuracy(y) == 1 and accuracy(x) == pytest.approx(accuracy(a))
     x, y = C.shared_predictions(peer, a)
     assert accuracy(x) == 1 and len(x) == len(a)
-    with pytest.raises(SerError, match='no clip under the same fold and seed'):
+    with pytest.raises(SerError, match='no clip, fold and seed in common'):
         C.shared_predictions(a.assign(pair='9-9'), b)
 
 def test_pairs_table_finds_the_difference(made):

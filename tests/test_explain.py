@@ -187,7 +187,7 @@ def test_what_has_no_convolutions_is_silenced(voices):
 def test_bad_input(data, net):
     with pytest.raises(SerError, match='"x" has no log-mel'): I.grad_cam(net, 'x')
     with pytest.raises(SerError, match='unknown label "bored"; known: '): I.occlusion(net, '0', 'bored')
-    with pytest.raises(SerError, match='no convolutional part "1"'): I.grad_cam(net, '0', layer='1')
+    with pytest.raises(SerError, match='no convolutional module "1"'): I.grad_cam(net, '0', layer='1')
     with pytest.raises(SerError, match='same clip'): I.plot_map(np.zeros((4, 5)), np.zeros((4, 6)))
     with pytest.raises(SerError, match='8 vectors and 7 rows'): I.closest(np.ones(3), np.ones((8, 3)), data[0].iloc[:7])
 

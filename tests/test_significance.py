@@ -32,7 +32,7 @@ def test_runs_are_sorted_into_the_same_order(rng):
     (lambda d: d.assign(pair=1), 'only the first system predicts c/0000 of 0:'),
     (lambda d: pd.concat([d, d[4:5]]), 'the second system predicts c/0004 twice'),
     (lambda d: d.drop(columns='pair'), 'only one of the systems has a column pair'),
-    (lambda d: d.assign(truth=d.truth.where(d.index != 7, 'bored')), 'differ in the truth of c/0007'),
+    (lambda d: d.assign(truth=d.truth.where(d.index != 7, 'bored')), 'different true labels for c/0007'),
     (lambda d: d.rename(columns=dict(calm='bored')), 'different labels')])
 def test_different_clips_or_labels_are_refused(rng, change, message):
     a = predictions(rng, 20).assign(pair=0)
