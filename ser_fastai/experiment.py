@@ -40,7 +40,7 @@ def model_input(
     df: pd.DataFrame, # corpus frame
     recipe: Recipe
 ):                    # `Embeddings` for a speech encoder, else `Features`
-    "What a trainer learns from, computed or read from the cache."
+    "Input of a trainer, computed or read from the cache."
     return (build_embeddings if recipe.model == 'speech' else build_features)(df, recipe)
 
 # %% ../nbs/18_experiment.ipynb #4c32bfde
@@ -68,7 +68,7 @@ def corpora_of_run(
     protocol: str,      # a name from `PROTOCOLS`
     s: Split            # a split of it
 ) -> tuple:             # names of the training corpora and of the test corpora
-    "Corpora of a run. They differ only under a protocol that tests on an unseen corpus."
+    "Corpora of a run. The two differ only if the protocol tests on an unseen corpus."
     if 'corpus' not in PROTOCOLS[protocol].unseen: return corpora_of(df), corpora_of(df)
     return corpora_of(df.iloc[s.train]), corpora_of(df.iloc[s.test])
 
@@ -91,16 +91,16 @@ def _stores(folder):
     "Stores with finished runs: the working store and, unless a folder is given, the published store."
     return [Results(runs_path(folder)), *([] if folder else [Results()])]
 
-def _contents(df, s):
-    "Number of training clips of a split, and part -> set of (clip, label) for the parts with predictions."
+def _split_contents(df, s):
+    "Number of training clips, and part -> set of (clip, label) for the test and validation clips."
     labels = list(zip(df['clip'], df.emotion))
     return len(s.train), dict(test={labels[i] for i in s.test}, valid={labels[i] for i in s.valid})
 
-def _is_stored(run, contents, stores):
-    "Whether a run is stored; raise an error if it was made with other clips."
+def _is_stored(run, expected, stores):
+    "Whether a run is stored. Raise an error if its clips or labels differ from the expected ones."
     store = next((store for store in stores if store.done(run)), None)
     if store is None: return False
-    (n_train, parts), facts = contents, store.find(run)
+    (n_train, parts), facts = expected, store.find(run)
     n_clips = [n_train, len(parts['test']), len(parts['valid'])]
     same = n_clips == [facts[n] or 0 for n in ('n_train', 'n_test', 'n_valid')]
     for part, clips in parts.items():
@@ -110,7 +110,7 @@ def _is_stored(run, contents, stores):
         same = set(zip(stored['clip'], stored.truth)) == clips
     if same: return True
     remedy = '' if store.published else f', or delete {store.folder/run}'
-    raise SerError(f'{run} was made of other clips or labels: name another folder with --results{remedy}.')
+    raise SerError(f'{run} was made with other clips or labels: name another folder with --results{remedy}.')
 
 # %% ../nbs/18_experiment.ipynb #286cd7f8
 def run_one(
@@ -122,7 +122,7 @@ def run_one(
     weights=None,       # path of a state dict, for recipes that do not start from scratch
     folder=None,        # working store; default `runs/` of the checkout
     wait: bool = True,  # wait if another process trains this run; if False, raise filelock's `Timeout`
-    report: bool = True # print what test clips share with training
+    report: bool = True # print what the test clips share with the training clips
 ) -> str:               # name of the run
     "Train, score and store one run, unless it is stored already."
     return _run(df, recipe, protocol, fold, seed, weights, folder, wait, report, _stores(folder))
@@ -133,17 +133,19 @@ def _run(df, recipe, protocol, fold, seed, weights, folder, wait, report, stores
     run = run_id(recipe, corpora, protocol, fold, seed, test_corpora)
     checkpoint = cache_path()/'checkpoints'/f'{run}-{_clips_hash(df, s.train)}.pt'
     with _lock(run, wait):
-        if _is_stored(run, _contents(df, s), stores): return run
+        if _is_stored(run, _split_contents(df, s), stores): return run
         start = time.time()
         facts = dict(run=run, corpora=corpora, test_corpora=test_corpora, protocol=protocol, fold=fold,
                      seed=seed, n_params=0, n_train=len(s.train), **recipe_facts(recipe), **environment())
         try:
-            found = check_leaks(df, s, protocol, fold)
-            if report: tqdm.write(str(found))
-            t = train(df, recipe, s, seed, weights, checkpoint)
-            pred = [prediction_frame(df, rows, t.predict_proba(rows), t.labels) for rows in (s.test, s.valid)]
-            seconds = round(t.previous_seconds + time.time() - start, 1)
-            save_run(facts | dict(n_params=t.n_params, seconds=seconds), *pred, t.curves, df, folder)
+            leak_report = check_leaks(df, s, protocol, fold)
+            if report: tqdm.write(str(leak_report))
+            trained = train(df, recipe, s, seed, weights, checkpoint)
+            predictions = [prediction_frame(df, rows, trained.predict_proba(rows), trained.labels)
+                           for rows in (s.test, s.valid)]
+            seconds = round(trained.previous_seconds + time.time() - start, 1)
+            save_run(facts | dict(n_params=trained.n_params, seconds=seconds), *predictions,
+                     trained.curves, df, folder)
         except Exception as e:
             seconds = round(time.time() - start, 1)
             save_run(facts | dict(seconds=seconds, error=_why(e)), folder=folder)
@@ -158,11 +160,11 @@ def _why(e):
     return text.replace(home, '~') if len(home) > 1 else text
 
 def _clips_hash(df, rows):
-    "Hash of clips, labels and samples, so that a checkpoint is only resumed with the same training clips."
+    "Hash of clips, labels and samples. A checkpoint is resumed only with the same training clips."
     return hash_of(df.iloc[rows][['clip', 'emotion', 'sha']].to_numpy().tolist())
 
 def _lock(run, wait):
-    "Acquire the lock of a run. It is a lock of the operating system, released when the process ends."
+    "Acquire the lock of a run. The operating system releases it when the process ends."
     folder = cache_path()/'locks'
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -181,12 +183,12 @@ def splits_of(
 ) -> list:                # tuples (protocol, fold, seed)
     "All splits of a grid."
     available = {p: range(n_folds(df, p)) for p in protocols}
-    chosen = {p: [f for f in n if folds is None or f in folds] for p, n in available.items()}
+    chosen = {p: [f for f in numbers if folds is None or f in folds] for p, numbers in available.items()}
     if not any(chosen.values()):
-        ranges = '; '.join(f'{p} has {n[0]} to {n[-1]}' for p, n in available.items())
-        raise SerError(f'no such fold ({", ".join(map(str, folds))}): {ranges}.')
-    for p, n in available.items():
-        if len(n) == 1: chosen[p] = n
+        ranges = '; '.join(f'{p} has folds {numbers[0]} to {numbers[-1]}' for p, numbers in available.items())
+        raise SerError(f'invalid folds {", ".join(map(str, folds))}: {ranges}.')
+    for p, numbers in available.items():
+        if len(numbers) == 1: chosen[p] = numbers
     return [(p, f, seed) for p in available for f in chosen[p] for seed in seeds]
 
 # %% ../nbs/18_experiment.ipynb #d097f008
@@ -197,7 +199,7 @@ def run_grid(
     folds=None,           # default all folds of each protocol; a protocol with a single fold always uses it
     seeds=(0,),
     weights=None,         # path of a state dict, for recipes that do not start from scratch
-    folder=None,          # working store; default `runs/` of the checkout, and published runs are skipped too
+    folder=None,          # working store; default `runs/` of the checkout, and published runs are skipped
     jobs: int = 1         # runs in parallel; each needs the memory of one training
 ) -> pd.DataFrame:        # one row per run: run, recipe, protocol, fold, seed, status, error
     "Train, score and store the runs of a grid that are not stored yet."
@@ -213,9 +215,9 @@ def run_grid(
         for wait in (False, True):       # skip the runs that another process is training, then wait for them
             calls = (delayed(_attempt)(i, df, r, row, weights, folder, wait, jobs > 1)
                      for i, (row, r) in enumerate(todo))
-            ended = Parallel(jobs, return_as='generator_unordered', batch_size=1, pre_dispatch='all')(calls)
+            pool = Parallel(jobs, return_as='generator_unordered', batch_size=1, pre_dispatch='all')
             try:
-                for i, status, error in (bar := progress(ended, total=len(todo), desc='runs')):
+                for i, status, error in (bar := progress(pool(calls), total=len(todo), desc='runs')):
                     bar.set_postfix_str(todo[i][0]['run'])
                     todo[i][0].update(status=status, error=error)
             except BrokenProcessPool as e: raise _worker_error(e) from None
@@ -226,14 +228,14 @@ def run_grid(
 
 # %% ../nbs/18_experiment.ipynb #51fa20bc
 def _plan(df, recipes, splits, stores):
-    "Rows of a grid, those to train with their recipes, and leak reports grouped by what they find."
+    "Rows of a grid, pairs (row, recipe) of the runs to train, and leak reports grouped by their findings."
     rows, todo, reports = [], [], {}
     for protocol, fold, seed in splits:
         s = split(df, protocol, fold, seed)
-        (corpora, test_corpora), contents = corpora_of_run(df, protocol, s), _contents(df, s)
-        found = leaks(df, s, protocol, fold)
-        shared = tuple(name for name, x in found.shared.items() if x.n)
-        reports.setdefault((protocol, shared), []).append(found)
+        (corpora, test_corpora), contents = corpora_of_run(df, protocol, s), _split_contents(df, s)
+        leak_report = leaks(df, s, protocol, fold)
+        shared = tuple(name for name, x in leak_report.shared.items() if x.n)
+        reports.setdefault((protocol, shared), []).append(leak_report)
         for r in recipes:
             run = run_id(r, corpora, protocol, fold, seed, test_corpora)
             row = dict(run=run, recipe=r.name, protocol=protocol, fold=fold, seed=seed)
@@ -250,7 +252,7 @@ def _check_writable(store):
 
 # %% ../nbs/18_experiment.ipynb #4287a097
 def _attempt(i, df, recipe, row, weights, folder, wait, quiet):
-    "Try run `i` of a grid; return its number, its status and its error."
+    "Try to train run `i` of a grid. Return its number, status and error."
     if quiet: os.environ['SER_QUIET'] = '1'   # progress bars of several processes would overwrite each other
     stores = [Results(runs_path(folder))]     # `_plan` has searched the published store
     try: _run(df, recipe, row['protocol'], row['fold'], row['seed'], weights, folder, wait, False, stores)
@@ -261,7 +263,7 @@ def _attempt(i, df, recipe, row, weights, folder, wait, quiet):
     return i, 'done', None
 
 def _worker_error(e):
-    "The error to show after a worker process has ended unexpectedly."
+    "The error to raise after a worker process has ended unexpectedly."
     if codes := re.search(r'exit codes of the workers are \{(.+?)\}', str(e)):
         if 'SIGKILL' in codes[1]:
             return SerError('the system ended a training process (SIGKILL), most often for lack of memory: '
@@ -291,29 +293,30 @@ def sweep(
     fold: int = 1,
     seed: int = 0,
     weights=None,           # path of a state dict, for recipes that do not start from scratch
-    name: str = None,       # store the table as `sweeps/<name>.csv`, and skip candidates that it has
+    name: str = None,       # store the table as `sweeps/<name>.csv`, and skip candidates that it contains
     results=None            # folder of the table; default `results/` of the checkout
 ) -> pd.DataFrame:          # one row per candidate: settings and validation scores
     "Score candidates on the validation clips of one split."
     s = split(df, protocol, fold, seed)
-    where = dict(protocol=protocol, fold=fold, seed=seed)
+    split_facts = dict(protocol=protocol, fold=fold, seed=seed)
     file = results_path(results)/'sweeps'/f'{name}.csv' if name else None
     rows = pd.read_csv(file, dtype={'recipe_hash': str}).to_dict('records') if file and file.exists() else []
-    stored = {row['recipe_hash'] for row in rows if where.items() <= row.items()}
+    stored = {row['recipe_hash'] for row in rows if split_facts.items() <= row.items()}
     recipes = [apply_options(r, weights=weights) for r in recipes]
     recipes = [r for r in recipes if r.hash not in stored]
     if recipes: tqdm.write(str(check_leaks(df, s, protocol, fold)))
     for r in progress(recipes, desc='sweep'):
-        start, t = time.time(), train(df, r, s, seed, weights)
-        pred = prediction_frame(df, s.valid, t.predict_proba(s.valid), t.labels)
-        scores = _valid_scores(pred, t.labels)
-        rows.append(_settings(r) | where | scores | dict(seconds=round(time.time() - start, 1)))
+        start, trained = time.time(), train(df, r, s, seed, weights)
+        pred = prediction_frame(df, s.valid, trained.predict_proba(s.valid), trained.labels)
+        scores = _valid_scores(pred, trained.labels)
+        rows.append(_settings(r) | split_facts | scores | dict(seconds=round(time.time() - start, 1)))
         if file:
             with atomic_write(file) as tmp: pd.DataFrame(rows).to_csv(tmp, index=False)
     return pd.DataFrame(rows)
 
+# %% ../nbs/18_experiment.ipynb #77cbd382
 def _settings(r):
-    "Settings of a recipe in a table of candidates."
+    "Settings of a recipe, as columns of the table of a sweep."
     return dict(recipe=r.name, recipe_hash=r.hash, arch=r.arch if r.model == 'cnn' else r.model,
                 size='-'.join(map(str, r.sizes)), lr=r.lr, bs=r.bs, dropout=r.dropout,
                 epochs=r.epochs, freeze_epochs=r.freeze_epochs, C=r.C)

@@ -81,7 +81,7 @@ def use_bf16(
 def bf16_autocast(
     device # a `torch.device`
 ):
-    "Autocast to bf16 on a device."
+    "Context manager that autocasts to bf16 on a device."
     onednn = torch.backends.mkldnn
     enabled = onednn.enabled
     if device.type == 'cpu' and not has_bf16(): onednn.enabled = False
@@ -99,7 +99,7 @@ class BF16(Callback):
             del model.forward
             with bf16_autocast(next(model.parameters()).device): return to_float(forward(*args, **kwargs))
         model.forward = forward_once
-    def after_batch(self): self.model.__dict__.pop('forward', None)  # left if the batch was cancelled
+    def after_batch(self): self.model.__dict__.pop('forward', None)  # still there if the batch was cancelled
 
 # %% ../nbs/12_train.ipynb #ec09dcd2
 def speed_callbacks(
@@ -166,10 +166,10 @@ class Checkpoint(Callback):
         if self.path.is_file():
             try: state = torch.load(self.path, map_location='cpu', weights_only=True)
             except Exception: state = {}
-            if 'rng_state' in state: self.state = state  # else it is damaged or of another version
+            if 'rng_state' in state: self.state = state  # otherwise it is damaged or from another version
         self.curves.rows = list(self.state.get('rows', []))
-        self.n_done = len(self.curves.rows)             # epochs done before
-        self.previous_seconds = self.state.get('seconds', 0.)    # time spent before, s
+        self.n_done = len(self.curves.rows)                    # epochs before the interruption
+        self.previous_seconds = self.state.get('seconds', 0.)  # training time before the interruption, s
     def after_epoch(self):
         skipped = len(epoch_values(self)) < 3
         if skipped or self.learn.epoch == self.n_epoch - 1 or time.time() - self.last < self.seconds: return
@@ -197,7 +197,7 @@ def restore(self: Checkpoint, learn: Learner):
 
 # %% ../nbs/12_train.ipynb #fc4e6192
 def stages(
-    recipe: Recipe  # recipe with epochs, sizes, shares and frozen epochs
+    recipe: Recipe  # its epochs, image sizes, shares of the epochs, and frozen epochs
 ) -> list:          # tuples (image size, frozen epochs, unfrozen epochs), in order
     "Stages of the schedule of a recipe."
     if len(recipe.sizes) != len(recipe.shares):
@@ -218,12 +218,12 @@ def fit_stages(
     recipe: Recipe,      # recipe with the schedule
     dls_at: Callable,    # image size -> DataLoaders of the same clips at that size
     cbs=(),              # more callbacks, e.g. `Curves`
-    checkpoint=None      # `Checkpoint`; a training that it contains is resumed
+    checkpoint=None      # `Checkpoint`; if it contains a state, training resumes there
 ):
     "Train a learner through the `stages` of a recipe."
     cbs = [*cbs, *([MixUp(recipe.mixup)] if recipe.mixup else []), *([checkpoint] if checkpoint else [])]
     done = checkpoint.n_done if checkpoint else 0   # epochs done before the interruption
-    start = 0                                       # epochs before this fit
+    start = 0                                       # epochs before the current schedule
     for i, (size, frozen, unfrozen) in enumerate(stages(recipe)):
         if done < start + frozen + unfrozen: learn.dls = dls_at(size)
         lr = recipe.lr/3**i
@@ -256,7 +256,7 @@ def train_network(
     recipe: Recipe,         # settings of the network and its training
     dls_at: Callable,       # image size -> DataLoaders of the split
     make_learner: Callable, # DataLoaders -> untrained Learner
-    checkpoint=None         # file for a `Checkpoint`; without it, an interrupted training starts again
+    checkpoint=None         # file of the `Checkpoint`; without it, an interrupted training starts again
 ) -> Trained:
     "Train a network on a split."
     reuse_freed_memory()
@@ -264,16 +264,16 @@ def train_network(
     learn.add_cbs(speed_callbacks(learn.dls.device))
     learn.remove_cbs([cb for cb in learn.cbs if isinstance(cb, ProgressCallback)])
     curves = Curves()
-    clean = df.iloc[np.random.default_rng(0).permutation(s.train)[:192]].reset_index(drop=True)
+    clean_clips = df.iloc[np.random.default_rng(0).permutation(s.train)[:192]].reset_index(drop=True)
     def stage_dls(size):
         dls = dls_at(size)
-        curves.clean_dl = dls.test_dl(clean, with_labels=True)
+        curves.clean_dl = dls.test_dl(clean_clips, with_labels=True)
         return dls
-    resumed = Checkpoint(checkpoint, curves) if checkpoint else None
+    checkpoint_cb = Checkpoint(checkpoint, curves) if checkpoint else None
     n_epochs = sum(frozen + unfrozen for _, frozen, unfrozen in stages(recipe))
     bar = EpochProgress(n_epochs, recipe.name, len(curves.rows))
     try:
-        with learn.no_logging(): fit_stages(learn, recipe, stage_dls, [curves, bar], resumed)
+        with learn.no_logging(): fit_stages(learn, recipe, stage_dls, [curves, bar], checkpoint_cb)
     finally: bar.close()
 
     def predict_proba(rows):
@@ -281,5 +281,5 @@ def train_network(
         return learn.get_preds(dl=dl)[0].numpy()
 
     n_params = sum(p.numel() for p in learn.model.parameters())
-    previous = resumed.previous_seconds if resumed else 0.
+    previous = checkpoint_cb.previous_seconds if checkpoint_cb else 0.
     return Trained(predict_proba, list(learn.dls.vocab), n_params, learn, curves.frame, previous)

@@ -148,7 +148,7 @@ def test_misuse_is_one_sentence(tmp_path):
 
 
 @pytest.mark.parametrize('args, said', [
-    (dict(folds='99'), 'paper has 0 to 0'), (dict(seeds='5-2'), 'write, for example'), (dict(jobs=0), '--jobs 1 or more'), (dict(epochs=-1), 'invalid number of epochs -1'),
+    (dict(folds='99'), 'paper has folds 0 to 0'), (dict(seeds='5-2'), 'write, for example'), (dict(jobs=0), '--jobs 1 or more'), (dict(epochs=-1), 'invalid number of epochs -1'),
     (dict(recipes='cnn_scratch', size='0'), 'invalid image size "0"'), (dict(corpora=','), 'no corpus given'), (dict(protocol='emobox'), 'speaker'), (dict(results='full/results'), 'name another folder with --results')])
 def test_misuse_of_a_run_ends_before_the_training(voices, tmp_path, monkeypatch, capsys, args, said):
     monkeypatch.chdir(tmp_path); monkeypatch.setenv('SER_CACHE', str(tmp_path/'cache')); monkeypatch.setenv('SER_QUIET', '1')

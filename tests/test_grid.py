@@ -107,7 +107,7 @@ def test_published_runs_are_not_repeated(made, tmp_path, monkeypatch):
     with monkeypatch.context() as m:
         m.setitem(X.TRAINERS, 'svm', lambda *args: pytest.fail('it was trained'))
         assert list(grid().status) == ['done'] and not (tmp_path/'runs'/run).exists()
-        with pytest.raises(SerError, match='made of other clips.*--results'): grid(made[0][:-1])
+        with pytest.raises(SerError, match='made with other clips.*--results'): grid(made[0][:-1])
     assert list(grid(folder=tmp_path/'other').status) == ['done'] and (tmp_path/'other'/run).exists()
 
 def test_every_finished_run_is_listed_at_once(made, tmp_path, monkeypatch):
@@ -144,7 +144,7 @@ def test_a_stored_run_of_other_clips_is_an_error(made, tmp_path):
     others = dict(more=more, part=part, renamed=df.assign(clip='made/x' + df['clip'].str[5:]),
                   relabelled=df.assign(emotion=rotated))
     for other in others.values():
-        with pytest.raises(SerError, match='was made of other clips.*--results.*delete') as e: grid(other)
+        with pytest.raises(SerError, match='was made with other clips.*--results.*delete') as e: grid(other)
         assert '\n' not in str(e.value)
         with pytest.raises(SerError, match=run): X.run_one(other, svm, 'loso', folder=tmp_path)
     assert before == {f: f.stat().st_mtime_ns for f in tmp_path.rglob('*.json')}
@@ -183,6 +183,6 @@ def test_chosen_folds_apply_to_protocols_with_several(made):
     df = made[0]
     assert X.splits_of(df, ['paper', 'loso'], [1, 2]) == [('paper', 0, 0), ('loso', 1, 0), ('loso', 2, 0)]
     assert X.splits_of(df, ['paper', 'loso'], [0]) == [('paper', 0, 0), ('loso', 0, 0)]
-    with pytest.raises(SerError, match='paper has 0 to 0'): X.splits_of(df, ['paper'], [1])
-    with pytest.raises(SerError, match='paper has 0 to 0; loso has 0 to 4'):
+    with pytest.raises(SerError, match='paper has folds 0 to 0'): X.splits_of(df, ['paper'], [1])
+    with pytest.raises(SerError, match='paper has folds 0 to 0; loso has folds 0 to 4'):
         X.splits_of(df, ['paper', 'loso'], [99])
