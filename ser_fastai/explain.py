@@ -72,9 +72,8 @@ def grad_cam(
     convolutional = {name: m for name, m in learn.model.named_modules()
                      if name and any(isinstance(child, torch.nn.Conv2d) for child in m.modules())}
     if layer not in convolutional:
-        names = ', '.join(list(convolutional)[:20])
-        raise SerError(f'this model has no convolutional module "{layer}" for Grad-CAM: '
-                       f'use one of {names}, or occlusion')
+        remedy = f'use one of {", ".join(list(convolutional)[:20])}' if convolutional else 'use occlusion'
+        raise SerError(f'this model has no convolutional module "{layer}" for Grad-CAM: {remedy}')
     target = _target(learn, logits, image, label)
     return _cam(logits, convolutional[layer], image, target, S.shape[1])
 

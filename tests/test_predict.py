@@ -512,7 +512,7 @@ def test_a_profile_is_saved_and_used_again(embedding_bundle, voice, tmp_path):
     adapted.save_profile(tmp_path/'me.json')
     again = Predictor(embedding_bundle, profile=tmp_path/'me.json')
     np.testing.assert_allclose(again.predict(buzz(205), SR), adapted.predict(buzz(205), SR), atol=1e-3)
-    with pytest.raises(SerError, match='cannot write .*: name another'): adapted.save_profile(tmp_path/'none'/'me.json')
+    with pytest.raises(SerError, match='cannot write .*: use another'): adapted.save_profile(tmp_path/'none'/'me.json')
     with pytest.raises(SerError, match='no profile to save: call adapt'): Predictor(embedding_bundle).save_profile(tmp_path/'you.json')
     from conftest import write_embedding_bundle
     with pytest.raises(SerError, match='made with another model: make it again'):

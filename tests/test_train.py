@@ -1,4 +1,5 @@
 "Every kind of model end to end on made-up clips: probabilities, repetition, curves, and grids that are interrupted."
+from pathlib import Path
 import inspect, json, pickle, platform, subprocess, sys
 import numpy as np, pandas as pd, pytest, soundfile as sf, torch, torchvision
 from dataclasses import replace
@@ -243,7 +244,7 @@ def test_a_failed_run_is_recorded_and_the_grid_goes_on(made, tmp_path, counted, 
     runs = Results(tmp_path).runs.set_index('recipe')
     assert list(runs.status) == ['failed', 'done'] and 'no network' in runs.error['cnn_transfer'] and 'pass --weights' in rows.error[0]
     assert not (tmp_path/'predictions'/f'{rows.run[0]}.csv').exists()
-    def broken(*args): raise RuntimeError(f'out of memory in {X.Path.home()}/x')
+    def broken(*args): raise RuntimeError(f'out of memory in {Path.home()}/x')
     monkeypatch.setitem(X.TRAINERS, 'lstm', broken)
     rows = X.run_grid(df, [small('lstm', d), RECIPES['svm']], ['loso'], folds=[0, 1], folder=tmp_path)
     assert list(rows.status) == ['failed', 'done']*2 and rows.error[0] == 'RuntimeError: out of memory in ~/x'
