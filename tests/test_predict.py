@@ -518,7 +518,7 @@ def test_a_profile_is_saved_and_used_again(embedding_bundle, voice, tmp_path):
     with pytest.raises(SerError, match='made with another model: make it again'):
         Predictor(write_embedding_bundle(tmp_path/'other', seed=1), profile=tmp_path/'me.json')
     facts = json.loads((tmp_path/'me.json').read_text())
-    for broken, says in (('', 'cannot read the profile'), ('{}', 'its fields'), (json.dumps(facts | dict(offset=[float('nan')]*6)), '6 finite'),
+    for broken, says in (('', 'cannot read the profile'), ('{}', 'not a speaker profile'), (json.dumps(facts | dict(offset=[float('nan')]*6)), '6 finite'),
                          (json.dumps(facts | dict(scale=[1, 2])), '6 finite')):
         (tmp_path/'me.json').write_text(broken)
         with pytest.raises(SerError, match=says) as e: Predictor(embedding_bundle, profile=tmp_path/'me.json')
