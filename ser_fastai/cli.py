@@ -371,7 +371,7 @@ def ser_predict(
     adapt: str = None,            # folder, list or quoted glob with two or more clips of the speaker, without labels
     save_profile: Param('with --adapt: file to write, for --profile', str, action=Dashes) = None,
     profile: str = None,          # file of --save-profile, to recognise this speaker again
-    any_sound: Param('also recognise recordings without speech', action=Dashes, nargs=0) = False,
+    any_sound: Param('also recognise recordings without speech', bool, action=Dashes, nargs=0) = False,
 ):
     "Recognise emotions in recordings."
     from ser_fastai.predict import open_predictor, predict_paths
