@@ -238,7 +238,7 @@ def _print_scores(results, committed, grid, corpora, protocols, demo):
 @command
 def ser_reproduce(
     data: str = None,             # folder of all corpora; without it, a rehearsal on the embedded corpus
-    corpora: _corpora = 'ravdess,savee', # used with --data
+    corpora: _corpora = 'ravdess,savee',
     recipes: _recipes = 'all',
     protocol: _protocol = 'paper,emobox',
     folds: str = None,            # folds of speaker-independent protocols; default: all (rehearsal: 0)
@@ -387,7 +387,7 @@ def ser_export(
     out: Param('folder to write', str, opt=False),
     bundle: str = None,           # folder of a bundle; default: the model that ships
     int8: store_true = False,     # 8 bits, for CNNs; value ranges are measured on the training corpora
-    corpora: _corpora = 'ravdess', # used with --int8
+    corpora: _corpora = 'ravdess',
     data: str = None,             # folder of all corpora; default: $SER_DATA, else the user's data folder
 ):
     "Write a folder that runs a model without torch: an ONNX graph, a script and its modules."
