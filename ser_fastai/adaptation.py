@@ -12,7 +12,7 @@ import pandas as pd
 # %% ../nbs/16a_adaptation.ipynb #37db9776
 from .core import progress
 from .heads import adapt, fit_head, head_logits, choose_shrinkage
-from .metrics import accuracy, bootstrap, counts, uar
+from .metrics import bootstrap, counts, uar
 from .models.speech import Embeddings, parse_encoders
 from .recipes import Recipe
 from .splits import n_folds, split
@@ -21,7 +21,8 @@ from .splits import n_folds, split
 def _fold_head(X, copies, y, speakers, fit, shrinkage):
     "A head fitted on some rows, with the shrinkage that is best for them."
     changed = [c[fit] for c in copies]
-    best, _ = choose_shrinkage(X[fit], y[fit], speakers[fit], shrinkage, changed)
+    best = shrinkage[0]
+    if len(shrinkage) > 1: best, _ = choose_shrinkage(X[fit], y[fit], speakers[fit], shrinkage, changed)
     return fit_head(X[fit], y[fit], speakers[fit], best, changed), np.unique(y[fit])
 
 def _arrays(df, embeddings, recipe):
@@ -95,8 +96,7 @@ def speakers_curve(
             fit = rows[np.isin(speakers[rows], order[:n])]
             # with fewer speakers than groups there is nothing to choose the shrinkage on
             candidates = recipe.shrinkage if n >= 5 else recipe.shrinkage[len(recipe.shrinkage)//2:][:1]
-            if len(candidates) > 1: head, labels = _fold_head(X, copies, y, speakers, fit, candidates)
-            else: head, labels = fit_head(X[fit], y[fit], speakers[fit], candidates[0], [c[fit] for c in copies]), np.unique(y[fit])
+            head, labels = _fold_head(X, copies, y, speakers, fit, candidates)
             found.append((s.test, labels[head_logits(head, X[s.test]).argmax(1)]))
     table = []
     for n, found in answers.items():

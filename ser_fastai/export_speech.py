@@ -8,7 +8,7 @@ __all__ = ['MIN_QUANTISED', 'MIN_HALF', 'SpeechGraph', 'quantise_weights', 'shor
 # %% ../nbs/19a_export_speech.ipynb #15842a67
 import warnings
 from contextlib import redirect_stdout
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, replace
 from io import StringIO
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from .bundle_info import write_info
 from .core import THRESHOLD, SerError, atomic_folder, contains_only, import_extra, label_order, one_line, user_path
 from .experiment import environment
 from .export import BUNDLE_FILES, OPSET, LogMel
-from .heads import Head, save_head
+from .heads import save_head
 from .models.speech import MEL, SAMPLE_RATE, SpeechModel, load_encoder, parse_encoders, statistics_over_time
 from .recipes import Recipe
 
