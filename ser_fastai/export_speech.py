@@ -8,7 +8,7 @@ __all__ = ['MIN_QUANTISED', 'MIN_HALF', 'SpeechGraph', 'quantise_weights', 'shor
 # %% ../nbs/19a_export_speech.ipynb #15842a67
 import warnings
 from contextlib import redirect_stdout
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from io import StringIO
 from pathlib import Path
 
@@ -19,10 +19,10 @@ from torch import nn
 
 # %% ../nbs/19a_export_speech.ipynb #a0524b30
 from .bundle_info import write_info
-from .core import THRESHOLD, SerError, atomic_folder, contains_only, import_extra, label_order, one_line, user_path
+from .core import THRESHOLD, SerError, atomic_folder, contains_only, import_extra, one_line, user_path
 from .experiment import environment
 from .export import BUNDLE_FILES, OPSET, LogMel
-from .heads import save_head
+from .heads import in_label_order, save_head
 from .models.speech import MEL, SAMPLE_RATE, SpeechModel, load_encoder, parse_encoders, statistics_over_time
 from .recipes import Recipe
 
@@ -110,13 +110,6 @@ def speech_to_onnx(
     return path
 
 # %% ../nbs/19a_export_speech.ipynb #02438d59
-def _in_label_order(head, labels):
-    "The head and its labels in the order in which labels are shown everywhere."
-    order = label_order(labels)
-    rows = [labels.index(k) for k in order]
-    by_label = {name: getattr(head, name)[rows] for name in ('weight', 'bias', 'class_means')}
-    return replace(head, **by_label), order
-
 def speech_bundle(
     model: SpeechModel,
     folder,             # to write; an existing bundle is replaced
@@ -130,7 +123,7 @@ def speech_bundle(
     folder, recipe = user_path(folder), model.recipe
     if folder.exists() and not contains_only(folder, BUNDLE_FILES):
         raise SerError(f'cannot write {folder}: it exists and contains other files than a bundle: name a new folder')
-    head, labels = _in_label_order(model.head, model.labels)
+    head, labels = in_label_order(model.head, model.labels)
     info = dict(
         name=name or folder.name, summary=summary, labels=labels, output='embedding',
         input=dict(sample_rate=SAMPLE_RATE, channels=1, range=[-1, 1], trim=True, window=recipe.seconds),

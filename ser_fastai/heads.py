@@ -4,20 +4,20 @@
 
 # %% auto #0
 __all__ = ['SHRINKAGE', 'PRIOR_CLIPS', 'PRIOR_SPREAD', 'CLASS_SHARE', 'ADAPT_STEPS', 'N_GROUPS', 'Head', 'Profile',
-           'average_speaker', 'standardise', 'head_logits', 'fit_heads', 'fit_head', 'adapt', 'speaker_groups',
-           'out_of_fold', 'mean_recall', 'choose_shrinkage', 'fit_temperature', 'save_head', 'load_head',
-           'save_profile', 'load_profile']
+           'average_speaker', 'standardise', 'head_logits', 'fit_heads', 'fit_head', 'in_label_order', 'adapt',
+           'speaker_groups', 'out_of_fold', 'mean_recall', 'choose_shrinkage', 'fit_temperature', 'save_head',
+           'load_head', 'save_profile', 'load_profile']
 
 # %% ../nbs/08_heads.ipynb #b25789bf
 import json
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 # %% ../nbs/08_heads.ipynb #a20b4c3b
 import numpy as np
 
 # %% ../nbs/08_heads.ipynb #1c5fff9f
-from .core import SerError, one_line
+from .core import SerError, label_order, one_line
 
 # %% ../nbs/08_heads.ipynb #32c7312c
 @dataclass
@@ -112,6 +112,17 @@ def fit_head(
 ) -> Head:
     "Fit a head in closed form."
     return fit_heads(X, y, speakers, [shrinkage], copies)[0]
+
+# %% ../nbs/08_heads.ipynb #5e3a0002
+def in_label_order(
+    head: Head,
+    labels: list # of the head's rows
+) -> tuple:      # the head and its labels
+    "The head and its labels in the order in which labels are shown everywhere."
+    order = label_order(labels)
+    rows = [labels.index(k) for k in order]
+    by_label = {name: getattr(head, name)[rows] for name in ('weight', 'bias', 'class_means')}
+    return replace(head, **by_label), order
 
 # %% ../nbs/08_heads.ipynb #ad4100b8
 PRIOR_CLIPS = 4.    # weight of offset zero, as a number of clips

@@ -15,7 +15,7 @@ from ser_fastai.results import Results
 from ser_fastai.splits import PROTOCOLS
 
 BIN = Path(sys.executable).parent
-COMMANDS = 'ser_download ser_corpora ser_run ser_reproduce ser_publish ser_report ser_card ser_predict ser_export ser_app'.split()
+COMMANDS = 'ser_download ser_corpora ser_run ser_reproduce ser_publish ser_report ser_card ser_train ser_predict ser_export ser_app'.split()
 
 
 def sh(*args, cwd=None, **env):

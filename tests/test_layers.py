@@ -12,7 +12,7 @@ TRAIN = ['recipes', 'data', 'train', 'models.svm', 'models.lstm', 'models.cnn', 
          'experiment', 'export', 'export_speech']
 JUDGE = ['metrics', 'calibration', 'significance', 'results', 'tables', 'compare', 'ablation', 'plots', 'report']
 USE = ['speech_detector', 'runtime', 'predict', 'explain', 'app']
-JOINS = ['cards', 'publish', 'cli', 'all']
+JOINS = ['cards', 'publish', 'own_model', 'cli', 'all']
 WINGS = dict(foundation=FOUNDATION, train=TRAIN, judge=JUDGE, use=USE, joins=JOINS)
 
 ALLOWED = dict(
@@ -28,7 +28,7 @@ EXCEPTIONS = {  # imports that break the table and are still to be removed
                 'metrics'},    # top losses of stored predictions
     'app': {'synth'}}                                          # inside a function: the example clips
 
-WITHOUT_TORCH = [*FOUNDATION, *JUDGE, 'speech_detector', 'runtime', 'predict', 'app', 'recipes']
+WITHOUT_TORCH = [*FOUNDATION, *JUDGE, 'speech_detector', 'runtime', 'predict', 'app', 'recipes', 'cards', 'own_model']
 
 
 def imports(module):
