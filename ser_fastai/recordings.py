@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['RATE', 'CODECS', 'CONDITIONS', 'speech_power', 'add_at_snr', 'coloured_noise', 'babble', 'reverberate', 'equalise',
-           'clip_peaks', 'telephone', 'compress', 'random_recording', 'white_noise']
+           'clip_peaks', 'telephone', 'compress', 'random_recording', 'white_noise', 'recorded_in']
 
 # %% ../nbs/04a_recordings.ipynb #e87472fe
 from functools import lru_cache
@@ -17,6 +17,7 @@ from scipy.signal import fftconvolve
 
 # %% ../nbs/04a_recordings.ipynb #683365f2
 from .audio import resample
+from .core import check_choice, hash_of
 from .synth import clip_plan, make_clip
 
 # %% ../nbs/04a_recordings.ipynb #987a7c34
@@ -153,12 +154,22 @@ def white_noise(n, rng): return coloured_noise(n, 0, rng)
 
 CONDITIONS = {  # name -> function of samples and generator
     'clean': lambda x, rng: x,
-    **{f'white noise, {snr} dB': _at(snr, white_noise) for snr in (20, 10, 5)},
-    **{f'babble, {snr} dB': _at(snr, babble) for snr in (20, 10, 5)},
-    'telephone, 8 kHz A-law': lambda x, rng: telephone(x),
-    'MP3, 64 kbit/s': lambda x, rng: compress(x, 'mp3', .62),
-    'Opus, 16 kbit/s': lambda x, rng: compress(x, 'opus', .905),
+    **{f'white noise {snr} dB': _at(snr, white_noise) for snr in (20, 10, 5)},
+    **{f'babble {snr} dB': _at(snr, babble) for snr in (20, 10, 5)},
+    'telephone 8 kHz A-law': lambda x, rng: telephone(x),
+    'MP3 64 kbit/s': lambda x, rng: compress(x, 'mp3', .62),
+    'Opus 16 kbit/s': lambda x, rng: compress(x, 'opus', .905),
     '40 dB quieter': lambda x, rng: x/max(np.abs(x).max(), 1e-9)/100,
     'constant offset': lambda x, rng: x + .1*np.abs(x).max(),
-    'room, 0.6 s': lambda x, rng: reverberate(x, .6, 1., rng),
-    'clipped peaks, 5 %': lambda x, rng: clip_peaks(x, .05)}
+    'room 0.6 s': lambda x, rng: reverberate(x, .6, 1., rng),
+    'clipped peaks 5 %': lambda x, rng: clip_peaks(x, .05)}
+
+# %% ../nbs/04a_recordings.ipynb #5e3c0001
+def recorded_in(
+    x: np.ndarray,  # mono samples (n,) at 16 kHz
+    condition: str, # a key of `CONDITIONS`
+    sha: str        # hash of the clip's samples; equal ones give equal noise
+) -> np.ndarray:    # (n,) float32
+    "A recording under one condition."
+    rng = np.random.default_rng(int(hash_of([sha, condition], 16), 16))
+    return np.asarray(CONDITIONS[check_choice(condition, CONDITIONS, 'condition')](x, rng), 'float32')

@@ -33,6 +33,7 @@ from ..data import split_labels
 from ..features import log_mel
 from ..heads import Head, adapt, choose_shrinkage, fit_head, fit_temperature, head_logits
 from ..recipes import Recipe
+from ..recordings import CONDITIONS, recorded_in
 from ..splits import Split
 from ..train import Trained
 
@@ -196,8 +197,10 @@ class Embeddings:
         return np.concatenate([p.reshape(len(p), -1) for p in parts], 1)
 
 def _load_clip(path, sha, copy):
-    "Samples of a clip, trimmed, or of its augmented copy (kind, number)."
-    x = trim_silence(read_audio(path, SAMPLE_RATE))
+    "Samples of a clip, trimmed; of its augmented copy (kind, number); or under a condition (name,)."
+    x = read_audio(path, SAMPLE_RATE)
+    if copy and copy[0] in CONDITIONS: return trim_silence(recorded_in(x, copy[0], sha))
+    x = trim_silence(x)
     return augmented_copy(x, SAMPLE_RATE, *copy, sha) if copy else x
 
 def _embed_clips(clips, encoder, copy, desc, jobs):
@@ -217,7 +220,7 @@ def _stored_embeddings(file):
 
 def _cached_embeddings(clips, name, copy, cache, jobs, encoders):
     "Embeddings of clips with unique hashes, in their order. Missing ones are computed and stored."
-    copy_key = [*copy, *WAVEFORM[copy[0]][:2]] if copy else []
+    copy_key = [*copy, *WAVEFORM.get(copy[0], ())[:2]] if copy else []
     file = cache/f'{name}-{hash_of(["embeddings", 2, name, *copy_key], 16)}.npz'
     cache.mkdir(parents=True, exist_ok=True)
     with FileLock(f'{file}.lock'), threadpool_limits(1):
@@ -238,7 +241,8 @@ def build_embeddings(
     df,              # corpus frame with `path` and `sha`
     recipe: Recipe,  # its `encoder`, `waveform` and `copies` are used
     cache=None,      # folder of the cache; default `cache_path()`
-    jobs: int = -1   # number of threads; -1 for one per core
+    jobs: int = -1,  # number of threads; -1 for one per core
+    conditions=None  # keys of `CONDITIONS`: copies under these conditions instead of the augmented copies
 ) -> Embeddings:
     "Embeddings of all clips and of the augmented copies in the recipe, computed or read from the cache."
     cache, encoders = Path(cache or cache_path()), {}
@@ -247,7 +251,8 @@ def build_embeddings(
     def by_encoder(copy=()):
         return {name: _cached_embeddings(unique, name, copy, cache, jobs, encoders)[rows]
                 for name in parse_encoders(recipe.encoder)}
-    try: return Embeddings(by_encoder(), [by_encoder(copy) for copy in planned_copies(recipe)])
+    copies = planned_copies(recipe) if conditions is None else [(name,) for name in conditions]
+    try: return Embeddings(by_encoder(), [by_encoder(copy) for copy in copies])
     except OSError as e:
         raise SerError(f'cannot write the embeddings to {cache} ({e.strerror or e}): '
                        'free some space there, or set SER_CACHE to another folder') from None
