@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['OPSET', 'QUANTISED_WEIGHTS', 'BUNDLE_FILES', 'LogMel', 'resize_matrices', 'ToImage', 'FromSamples', 'store_half',
-           'to_onnx', 'to_int8', 'empty_network', 'to_bundle', 'load_network', 'load_learner']
+           'write_graph', 'to_onnx', 'to_int8', 'empty_network', 'write_bundle', 'to_bundle', 'load_network',
+           'load_learner']
 
 # %% ../nbs/19_export.ipynb #9f0b60f1
 import logging, math, warnings
@@ -138,23 +139,35 @@ def store_half(
 # %% ../nbs/19_export.ipynb #018ac616
 OPSET = 17   # the newest that onnxruntime-web runs in every browser
 
+def write_graph(
+    net: nn.Module,     # samples (bs, n) -> `output` (bs, ...)
+    path,               # of the file to write
+    output: str,        # name of the output
+    shape: tuple,       # (bs, n) of the example that is traced
+    open_axes: dict,    # input or output -> {axis: name}; the other axes keep the size of the example
+    *changes            # functions that change the ONNX model in place
+) -> Path:
+    "Write a network as an ONNX graph."
+    onnx, path = import_extra('onnx', 'onnx'), Path(path)
+    with warnings.catch_warnings(), redirect_stdout(StringIO()):
+        warnings.simplefilter('ignore')
+        torch.onnx.export(net, (torch.randn(shape),), str(path), dynamo=False, opset_version=OPSET,
+                          input_names=['samples'], output_names=[output], dynamic_axes=open_axes)
+    model = onnx.load(path)
+    for change in changes: change(model)
+    onnx.checker.check_model(model, full_check=True)
+    onnx.save(model, path)
+    return path
+
 def to_onnx(
     net: FromSamples,
     path,              # of the file to write
     half: bool = False # store the weights in 16 bits
 ) -> Path:
     "Write the graph, with open batch size and length."
-    onnx, r, path = import_extra('onnx', 'onnx'), net.recipe, Path(path)
-    with warnings.catch_warnings(), redirect_stdout(StringIO()):
-        warnings.simplefilter('ignore')
-        torch.onnx.export(net, (torch.randn(2, round(r.sr*r.seconds)),), str(path), dynamo=False, opset_version=OPSET,
-                          input_names=['samples'], output_names=['logits'],
-                          dynamic_axes=dict(samples={0: 'batch', 1: 'length'}, logits={0: 'batch'}))
-    model = onnx.load(path)
-    if half: store_half(model)
-    onnx.checker.check_model(model, full_check=True)
-    onnx.save(model, path)
-    return path
+    shape = 2, round(net.recipe.sr*net.recipe.seconds)
+    open_axes = dict(samples={0: 'batch', 1: 'length'}, logits={0: 'batch'})
+    return write_graph(net, path, 'logits', shape, open_axes, *([store_half] if half else []))
 
 # %% ../nbs/19_export.ipynb #30e2c719
 QUANTISED_WEIGHTS = {  # name -> onnxruntime's type, and whether one bit is left free; the faster one first
@@ -228,6 +241,26 @@ def _check_exportable(net, recipe, labels):
 # %% ../nbs/19_export.ipynb #78a55b95
 BUNDLE_FILES = 'bundle.json', 'model.onnx', 'head.npz', 'weights.safetensors', 'card.md', 'LICENSE'
 
+def write_bundle(
+    folder,       # to write; an existing bundle is replaced
+    info: dict,   # for `write_info`, without `versions`; `name` may be None: the name of the folder
+    write_files,  # function of a folder that writes `model.onnx` and other files into it
+    texts=None    # more files: name -> text, such as card.md
+) -> Path:        # the folder
+    "Write a bundle as a whole or, after an error, not at all."
+    folder = user_path(folder)
+    if folder.exists() and not contains_only(folder, BUNDLE_FILES):
+        raise SerError(f'cannot write {folder}: it exists and contains other files than a bundle: name a new folder')
+    info = info | dict(name=info['name'] or folder.name, versions=environment()['versions'])
+    try:
+        with atomic_folder(folder) as new:
+            write_files(new)
+            for file, text in (texts or {}).items(): (new/file).write_text(text, encoding='utf8')
+            write_info(new, info)
+    except OSError as e: raise SerError(f'cannot write {folder}: {one_line(e.strerror)}: name another folder') from None
+    return folder
+
+# %% ../nbs/19_export.ipynb #78a55b96
 def to_bundle(
     model,              # a `Trained`, a fastai learner or a network
     recipe: Recipe,     # its recipe
@@ -243,24 +276,17 @@ def to_bundle(
     half: bool = False  # store all weights in 16 bits
 ) -> Path:              # the folder
     "Write a trained CNN or LSTM as a bundle."
-    folder = user_path(folder)
-    if folder.exists() and not contains_only(folder, BUNDLE_FILES):
-        raise SerError(f'cannot write {folder}: it exists and holds other files than a bundle: name a new folder')
     net, labels = _network_of(model, labels)
     _check_exportable(net, recipe, labels)
     info = dict(
-        name=name or folder.name, summary=summary, labels=labels,
+        name=name, summary=summary, labels=labels, output='logits',
         input=dict(sample_rate=recipe.sr, channels=1, range=[-1, 1], trim=recipe.trim, window=recipe.seconds),
         temperature=float(temperature), threshold=threshold, scores=scores or {}, data=data or {},
-        licence=licence or {}, recipe=asdict(recipe), versions=environment()['versions'])
-    try:
-        with atomic_folder(folder) as new:
-            to_onnx(FromSamples(net, recipe), new/'model.onnx', half)
-            if weights: save_file(_stored(net, half), new/'weights.safetensors')
-            for file, text in (texts or {}).items(): (new/file).write_text(text, encoding='utf8')
-            write_info(new, info)
-    except OSError as e: raise SerError(f'cannot write {folder}: {one_line(e.strerror)}: name another folder') from None
-    return folder
+        licence=licence or {}, recipe=asdict(recipe))
+    def write_files(new):
+        to_onnx(FromSamples(net, recipe), new/'model.onnx', half)
+        if weights: save_file(_stored(net, half), new/'weights.safetensors')
+    return write_bundle(folder, info, write_files, texts)
 
 def _stored(net, half):
     "The tensors of a network as they are written."

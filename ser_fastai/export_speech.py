@@ -6,10 +6,7 @@
 __all__ = ['MIN_QUANTISED', 'MIN_HALF', 'SpeechGraph', 'quantise_weights', 'shorten_names', 'speech_to_onnx', 'speech_bundle']
 
 # %% ../nbs/19a_export_speech.ipynb #15842a67
-import warnings
-from contextlib import redirect_stdout
 from dataclasses import asdict
-from io import StringIO
 from pathlib import Path
 
 # %% ../nbs/19a_export_speech.ipynb #33de1700
@@ -18,10 +15,8 @@ import torch
 from torch import nn
 
 # %% ../nbs/19a_export_speech.ipynb #a0524b30
-from .bundle_info import write_info
-from .core import THRESHOLD, SerError, atomic_folder, contains_only, import_extra, one_line, user_path
-from .experiment import environment
-from .export import BUNDLE_FILES, OPSET, LogMel
+from .core import THRESHOLD, import_extra
+from .export import LogMel, write_bundle, write_graph
 from .heads import in_label_order, save_head
 from .models.speech import MEL, SAMPLE_RATE, SpeechModel, load_encoder, parse_encoders, statistics_over_time
 from .recipes import Recipe
@@ -96,18 +91,8 @@ def speech_to_onnx(
     quantised: bool = True # weights in 8 bits
 ) -> Path:
     "Write the graph with open length."
-    onnx, path = import_extra('onnx', 'onnx'), Path(path)
-    with warnings.catch_warnings(), redirect_stdout(StringIO()):
-        warnings.simplefilter('ignore')
-        torch.onnx.export(graph, (torch.randn(1, 2*SAMPLE_RATE),), str(path), dynamo=False, opset_version=OPSET,
-                          input_names=['samples'], output_names=['embedding'], dynamic_axes=dict(samples={1: 'length'}))
-    model = onnx.load(path)
-    if quantised:
-        quantise_weights(model)
-        shorten_names(model)
-    onnx.checker.check_model(model, full_check=True)
-    onnx.save(model, path)
-    return path
+    changes = (quantise_weights, shorten_names) if quantised else ()
+    return write_graph(graph, path, 'embedding', (1, 2*SAMPLE_RATE), dict(samples={1: 'length'}), *changes)
 
 # %% ../nbs/19a_export_speech.ipynb #02438d59
 def speech_bundle(
@@ -120,20 +105,13 @@ def speech_bundle(
     texts=None,         # more files: name -> text, such as card.md
 ) -> Path:              # the folder
     "Write a speech model as a bundle."
-    folder, recipe = user_path(folder), model.recipe
-    if folder.exists() and not contains_only(folder, BUNDLE_FILES):
-        raise SerError(f'cannot write {folder}: it exists and contains other files than a bundle: name a new folder')
-    head, labels = in_label_order(model.head, model.labels)
+    recipe, (head, labels) = model.recipe, in_label_order(model.head, model.labels)
     info = dict(
-        name=name or folder.name, summary=summary, labels=labels, output='embedding',
+        name=name, summary=summary, labels=labels, output='embedding',
         input=dict(sample_rate=SAMPLE_RATE, channels=1, range=[-1, 1], trim=True, window=recipe.seconds),
         temperature=float(model.temperature), threshold=threshold, scores=scores or {}, data=data or {},
-        licence=licence or {}, recipe=asdict(recipe), versions=environment()['versions'])
-    try:
-        with atomic_folder(folder) as new:
-            speech_to_onnx(SpeechGraph(recipe.encoder), new/'model.onnx')
-            save_head(head, new/'head.npz')
-            for file, text in (texts or {}).items(): (new/file).write_text(text, encoding='utf8')
-            write_info(new, info)
-    except OSError as e: raise SerError(f'cannot write {folder}: {one_line(e.strerror)}: name another folder') from None
-    return folder
+        licence=licence or {}, recipe=asdict(recipe))
+    def write_files(new):
+        speech_to_onnx(SpeechGraph(recipe.encoder), new/'model.onnx')
+        save_head(head, new/'head.npz')
+    return write_bundle(folder, info, write_files, texts)

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['SHRINKAGE', 'PRIOR_CLIPS', 'PRIOR_SPREAD', 'CLASS_SHARE', 'ADAPT_STEPS', 'N_GROUPS', 'Head', 'Profile',
-           'average_speaker', 'standardise', 'head_logits', 'fit_heads', 'fit_head', 'in_label_order', 'adapt',
-           'speaker_groups', 'out_of_fold', 'mean_recall', 'choose_shrinkage', 'fit_temperature', 'save_head',
-           'load_head', 'save_profile', 'load_profile']
+           'average_speaker', 'standardise', 'head_logits', 'softmax', 'fit_heads', 'fit_head', 'in_label_order',
+           'adapt', 'speaker_groups', 'out_of_fold', 'mean_recall', 'choose_shrinkage', 'fit_temperature', 'save_head',
+           'load_head', 'save_profile', 'check_profile', 'load_profile']
 
 # %% ../nbs/08_heads.ipynb #b25789bf
 import json
@@ -59,6 +59,15 @@ def head_logits(
     "Logits of embeddings, adapted to the speaker if a profile is given."
     profile = profile or average_speaker(head)
     return (standardise(head, X) - profile.offset)/profile.scale @ head.weight.T + head.bias
+
+def softmax(
+    logits: np.ndarray,      # (..., n_labels)
+    temperature: float = 1.  # the logits are divided by it (Guo et al. 2017, section 4.2)
+) -> np.ndarray:             # (..., n_labels) float64
+    "Probabilities from logits."
+    z = logits.astype('float64')/temperature
+    p = np.exp(z - z.max(-1, keepdims=True))
+    return p/p.sum(-1, keepdims=True)
 
 # %% ../nbs/08_heads.ipynb #e3f9feea
 def _speaker_means(Z, speakers):
@@ -130,10 +139,6 @@ PRIOR_SPREAD = 8.   # weight of the average speaker's variance, as a number of c
 CLASS_SHARE = .5    # share of the expected class means that is subtracted
 ADAPT_STEPS = 4     # number of iterations
 
-def _softmax(z):
-    p = np.exp(z - z.max(1, keepdims=True))
-    return p/p.sum(1, keepdims=True)
-
 def adapt(
     head: Head,
     X: np.ndarray   # (n, d), embeddings of clips of one speaker or one recording session, without labels
@@ -146,7 +151,7 @@ def adapt(
     if not n: return profile
     Z = standardise(head, X)
     for _ in range(ADAPT_STEPS):
-        expected = _softmax(head_logits(head, X, profile)) @ head.class_means
+        expected = softmax(head_logits(head, X, profile)).astype('float32') @ head.class_means
         offset = (Z - CLASS_SHARE*expected).sum(0)/(n + PRIOR_CLIPS)
         variance = (np.square(Z - offset).sum(0) + PRIOR_SPREAD)/(n + PRIOR_SPREAD)
         profile = Profile(offset, np.sqrt(variance), n)
@@ -214,7 +219,7 @@ def fit_temperature(
     targets = np.searchsorted(np.unique(y), y)
     weight = 1/np.bincount(targets)[targets]
     def loss(t):
-        p = _softmax(logits.astype('float64')/t)[np.arange(len(targets)), targets]
+        p = softmax(logits, t)[np.arange(len(targets)), targets]
         return float(np.average(-np.log(np.maximum(p, 1e-12)), weights=weight))
     grid = np.geomspace(.1, 100, 121)
     return float(min(grid, key=loss))
@@ -263,23 +268,32 @@ def save_profile(
     try: Path(path).write_text(text + '\n', encoding='utf8')
     except OSError as e: raise SerError(f'cannot write {path} ({e.strerror}): use another file') from None
 
+_remedy = 'make it again with --adapt'
+
+def check_profile(
+    profile: Profile,
+    d: int,                   # number of values of an embedding
+    name: str = 'the profile'  # for the message
+) -> Profile:                 # with arrays in float32
+    "Raise an error if a profile does not fit the embeddings of a model."
+    try: arrays = [np.asarray(a, 'float32') for a in (profile.offset, profile.scale)]
+    except (TypeError, ValueError): arrays = []
+    fits = [a.shape for a in arrays] == [(d,)]*2 and np.isfinite(arrays).all()
+    if not fits or (arrays[1] <= 0).any():
+        raise SerError(f'cannot use {name}: it needs {d} finite offsets and positive scales: {_remedy}')
+    return Profile(*arrays, profile.n_clips)
+
 def load_profile(
     path,       # file written by `save_profile`
     model: str, # SHA-256 of the model's graph
     d: int      # number of values of an embedding
 ) -> Profile:
     "Read the profile of a speaker from a file."
-    remedy = 'make it again with --adapt'
     try: facts = json.loads(Path(path).read_text(encoding='utf8'))
     except (OSError, ValueError) as e:
-        raise SerError(f'cannot read the profile {path}: {one_line(e)}: {remedy}') from None
+        raise SerError(f'cannot read the profile {path}: {one_line(e)}: {_remedy}') from None
     if not isinstance(facts, dict) or set(facts) != {'model', 'n_clips', 'offset', 'scale'}:
-        raise SerError(f'cannot read the profile {path}: it is not a speaker profile: {remedy}')
-    if facts['model'] != model: raise SerError(f'the profile {path} was made with another model: {remedy}')
-    try: arrays = [np.asarray(facts[k], 'float32') for k in ('offset', 'scale')]
-    except (TypeError, ValueError): arrays = []
-    fits = [a.shape for a in arrays] == [(d,)]*2 and np.isfinite(arrays).all()
-    if not fits or (arrays[1] <= 0).any():
-        raise SerError(f'cannot use the profile {path}: '
-                       f'it needs {d} finite offsets and positive scales: {remedy}')
-    return Profile(*arrays, facts['n_clips'])
+        raise SerError(f'cannot read the profile {path}: it is not a speaker profile: {_remedy}')
+    if facts['model'] != model: raise SerError(f'the profile {path} was made with another model: {_remedy}')
+    profile = Profile(facts['offset'], facts['scale'], facts['n_clips'])
+    return check_profile(profile, d, f'the profile {path}')

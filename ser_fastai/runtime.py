@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['UNCERTAIN', 'NO_SPEECH', 'MAX_IN_MEMORY_S', 'MAX_UTTERANCE', 'PAUSE_POWER', 'Window', 'default_bundle',
-           'model_folder', 'Bundle', 'softmax', 'open_bundle', 'is_path', 'stream', 'cut_windows', 'windows_of',
+           'model_folder', 'Bundle', 'open_bundle', 'is_path', 'stream', 'cut_windows', 'windows_of',
            'recognise_window', 'recognise_all', 'speech_windows', 'recognise', 'embeddings', 'mean_probabilities',
            'answer']
 
@@ -23,7 +23,7 @@ import soxr
 from .audio import check_audio, decode_blocks, mono_blocks, resample, trim_silence
 from .bundle_info import checksum, read_info, shipped_models
 from .core import THRESHOLD, SerError, one_line, user_path
-from .heads import Profile, head_logits, load_head
+from .heads import Profile, check_profile, head_logits, load_head, softmax
 from .speech_detector import has_speech, open_detector, open_graph
 
 # %% ../nbs/30_runtime.ipynb #fee37d6b
@@ -124,7 +124,9 @@ class Bundle:
         profile: Profile # of a speaker, made with this bundle; None: of an average speaker
     ):                   # `Bundle` that shares the session
         "The same model, adapted to a speaker."
-        if profile is not None: self._check_profile(profile)
+        if profile is not None:
+            self.check_adaptable()
+            profile = check_profile(profile, len(self.head.mean))
         adapted = object.__new__(Bundle)
         adapted.__dict__ |= self.__dict__ | dict(profile=profile)
         return adapted
@@ -133,13 +135,6 @@ class Bundle:
         "Raise an error if the bundle has no embedding."
         if self.head is None:
             raise SerError(f'{self.folder} cannot adapt: its graph ends in logits: use a speech model')
-
-    def _check_profile(self, profile):
-        self.check_adaptable()
-        d, shapes = len(self.head.mean), {np.shape(profile.offset), np.shape(profile.scale)}
-        if shapes != {(d,)} or not np.isfinite([profile.offset, profile.scale]).all():
-            raise SerError(f'cannot use the profile: {self.folder} needs {d} finite offsets and scales: '
-                           'make it again with --adapt')
 
     def has_speech(self,
         x: np.ndarray # mono samples (n,) at `sample_rate`
@@ -191,15 +186,6 @@ class Bundle:
         return softmax(np.reshape(logits, (-1, len(self.labels))), self.temperature)
 
 # %% ../nbs/30_runtime.ipynb #c73285ad
-def softmax(
-    logits: np.ndarray,      # (..., n_labels)
-    temperature: float = 1.  # the logits are divided by it (Guo et al. 2017, section 4.2)
-) -> np.ndarray:             # (..., n_labels) float64
-    "Probabilities from logits."
-    z = logits.astype('float64')/temperature
-    p = np.exp(z - z.max(-1, keepdims=True))
-    return p/p.sum(-1, keepdims=True)
-
 _opened = {}   # a process that receives the same bundle several times opens it once
 
 def _checksums(info): return info['sha256'], info['head_sha256']
