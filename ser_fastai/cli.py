@@ -427,4 +427,6 @@ def ser_app(
 ):
     "Serve a web page that shows the emotion in an uploaded or spoken recording."
     from ser_fastai.app import serve
-    serve(bundle, host, port, max_mb=mb, max_minutes=minutes, threshold=threshold, open=open)
+    from ser_fastai.synth import example_clips
+    serve(bundle, host, port, max_mb=mb, max_minutes=minutes, threshold=threshold, open=open,
+          examples=example_clips())

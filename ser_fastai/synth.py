@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['MANNER', 'Manner', 'EMOTION_SETTINGS', 'STRONG', 'Phone', 'PHONES', 'SENTENCES', 'USUAL', 'SPEAKER_SD', 'ACTING_SD',
-           'CLIP_SD', 'FACTOR_SD', 'glottal_flow', 'voice_source', 'polynomial_response', 'speak', 'articulate',
-           'melody', 'Speaker', 'bell_filter', 'draw_speaker', 'draw_manner', 'utter', 'clip_plan', 'clip_path',
-           'make_clip', 'synthesise']
+           'CLIP_SD', 'FACTOR_SD', 'EXAMPLES', 'glottal_flow', 'voice_source', 'polynomial_response', 'speak',
+           'articulate', 'melody', 'Speaker', 'bell_filter', 'draw_speaker', 'draw_manner', 'utter', 'clip_plan',
+           'clip_path', 'make_clip', 'example_clips', 'synthesise']
 
 # %% ../nbs/04_synth.ipynb #9ccaae8d
 import json
@@ -326,6 +326,15 @@ def make_clip(
     rng = np.random.default_rng([seed, 2, *clip])
     y = utter(draw_speaker(actor, seed), EMOTIONS[emotion-1], intensity == 2, sentence, rng, sr)
     return np.round(y*32767).astype(np.int16)
+
+# %% ../nbs/04_synth.ipynb #0947a054
+EXAMPLES = {  # name -> clip of the corpus
+    'calm, a man': (2, 2, 1, 1, 1), 'happy, a woman': (3, 2, 1, 1, 2),
+    'angry, a man': (5, 2, 2, 1, 3), 'fearful, a woman': (6, 2, 2, 1, 4)}
+
+def example_clips() -> dict: # name -> samples (n,) int16, 16 kHz
+    "A few clips to try the recogniser with."
+    return {name: make_clip(clip) for name, clip in EXAMPLES.items()}
 
 # %% ../nbs/04_synth.ipynb #720a21eb
 def _write_clip(folder, clip, seed, sr):

@@ -15,7 +15,7 @@ import requests
 from ser_fastai import app as A
 from ser_fastai.core import SerError
 from ser_fastai.predict import Predictor
-from ser_fastai.synth import make_clip
+from ser_fastai.synth import EXAMPLES, example_clips, make_clip
 
 from test_cli import misused
 
@@ -33,7 +33,7 @@ def bundle(): return Predictor()
 
 @pytest.fixture(scope='module')
 def page(bundle):
-    with A.serving(bundle, port=free_port(), max_mb=1, max_minutes=.5) as (url, uploads): yield url, uploads
+    with A.serving(bundle, port=free_port(), max_mb=1, max_minutes=.5, examples=example_clips()) as (url, uploads): yield url, uploads
     assert not uploads.exists()
 
 @pytest.fixture(scope='module')
@@ -64,7 +64,7 @@ def visited(url, path):
     session, api = os.urandom(6).hex(), f'{url}gradio_api'
     event = next(d['id'] for d in requests.get(f'{url}config', timeout=60).json()['dependencies'] if 'change' in [t[1] for t in d['targets']])
     file = dict(path=str(sent(url, path)), meta=dict(_type='gradio.FileData'))
-    requests.post(f'{api}/queue/join', json=dict(data=[file], fn_index=event, session_hash=session), timeout=60).raise_for_status()
+    requests.post(f'{api}/queue/join', json=dict(data=[file, None], fn_index=event, session_hash=session), timeout=60).raise_for_status()
     with requests.get(f'{api}/queue/data', params=dict(session_hash=session), stream=True, timeout=120) as r:
         for line in r.iter_lines():
             if line.startswith(b'data:'): yield (message := json.loads(line[5:]))
@@ -182,7 +182,7 @@ def test_an_exported_bundle_on_the_page(shipped, tmp_path, clips, bundle):
         got = asked(Client(url, verbose=False, download_files=tmp_path), clips/'angry.wav')
         assert left((url, uploads)) == []
     np.testing.assert_allclose(pd.Series(got), bundle.predict(clips/'angry.wav'), atol=1e-3)
-    html = A.show(exported, clips/'talk.wav')
+    html = A.answer_html(exported, clips/'talk.wav')
     assert 'Most certain part' in html and 'ser-player' in html
 
 def test_no_recording(client):
@@ -194,15 +194,15 @@ def test_a_port_in_use(page, bundle):
         with A.serving(bundle, port=port): pass
 
 def test_markup_in_labels_and_names_stays_text(bundle):
-    html = A.bars(pd.Series({'<script>': .6, 'b&b': .4}))
+    html = A.probability_bars(pd.Series({'<script>': .6, 'b&b': .4}))
     assert '<script>' not in html and '&lt;script&gt;' in html and 'b&amp;b' in html
 
 def test_an_answer_of_a_long_recording(bundle, clips):
-    html = A.show(bundle, clips/'talk.wav')
+    html = A.answer_html(bundle, clips/'talk.wav')
     assert 'average over the whole' in html and 'Most certain part' in html and '<details>' in html and '0:20' in html and '<script>' not in html
-    short = A.show(bundle, clips/'angry.wav')
-    assert '<details>' not in short and 'ser-player' in short and A.in_a_line(bundle.predict(clips/'angry.wav')) in short
-    assert '<h2>uncertain: no emotion' in A.show(bundle, clips/'angry.wav', threshold=1.) and 'uncertain' not in A.show(bundle, clips/'talk.wav', threshold=0.)
+    short = A.answer_html(bundle, clips/'angry.wav')
+    assert '<details>' not in short and 'ser-player' in short and A.answer_sentence(bundle.predict(clips/'angry.wav')) in short
+    assert '<h2>uncertain: no emotion' in A.answer_html(bundle, clips/'angry.wav', threshold=1.) and 'uncertain' not in A.answer_html(bundle, clips/'talk.wav', threshold=0.)
 
 def test_the_explained_samples_are_the_classified_ones(bundle, tmp_path, monkeypatch):
     "The very samples, of a recording in stereo and at another rate."
@@ -213,7 +213,7 @@ def test_the_explained_samples_are_the_classified_ones(bundle, tmp_path, monkeyp
     monkeypatch.setattr(A, 'explain', spied)
     left = np.concatenate([make_clip((e, 2, 1, 1, 1)) for e in (2, 3, 6, 4, 5)*5])/2**15
     sf.write(tmp_path/'talk.flac', np.stack([left, .2*np.roll(left, 999)], 1), 44100)
-    A.show(bundle, tmp_path/'talk.flac')
+    A.answer_html(bundle, tmp_path/'talk.flac')
     (x, label), timeline = explained[0], bundle.timeline(tmp_path/'talk.flac')
     surest = timeline.start[timeline[label].idxmax()]
     assert len(timeline) > 3
@@ -251,7 +251,7 @@ def opened(d, page, path=None):
 @in_browser
 def test_upload_answer_and_player(driver, page, clips, bundle):
     opened(driver, page, clips/'talk.wav')
-    assert found(driver, '#answer h2').text == A.in_a_line(bundle.predict(clips/'talk.wav'))
+    assert found(driver, '#answer h2').text == A.answer_sentence(bundle.predict(clips/'talk.wav'))
     assert len(driver.find_elements('css selector', '#answer .ser-bars tr')) == len(bundle.labels)
     assert found(driver, '#answer img.ser-picture').is_displayed()
     assert left(page) == []
@@ -286,7 +286,7 @@ def test_a_large_file_is_refused(driver, page, clips):
 @in_browser
 def test_what_is_offered_is_what_can_be_read(driver, page, clips):
     opened(driver, page)
-    assert driver.find_element('css selector', '#recording input[type=file]').get_attribute('accept') == ','.join(A.UPLOADS)
+    assert driver.find_element('css selector', '#recording input[type=file]').get_attribute('accept') == ','.join(A.AUDIO_FORMATS)
     (clips/'voice & me.webm').write_bytes(bytes(100))
     opened(driver, page, clips/'voice & me.webm')
     said = found(driver, '#answer [role=alert]').text
@@ -304,7 +304,7 @@ def test_an_example(driver, page):
     opened(driver, page)
     found(driver, '#examples button').click()
     assert found(driver, '#answer h2').text
-    assert len(list((page[1].parent/'clips').glob('*.wav'))) == len(A.EXAMPLES)
+    assert len(list((page[1].parent/'clips').glob('*.wav'))) == len(EXAMPLES)
 
 @in_browser
 @pytest.mark.parametrize('width, height', [(1280, 900), (390, 844)])

@@ -25,8 +25,7 @@ EXCEPTIONS = {  # imports that break the table and are still to be removed
     'explain': {'data',        # the input of a fastai learner; all four are imported inside functions
                 'export',      # the torch network of a bundle, for Grad-CAM
                 'features',    # log-mels and their axes
-                'metrics'},    # top losses of stored predictions
-    'app': {'synth'}}                                          # inside a function: the example clips
+                'metrics'}}    # top losses of stored predictions
 
 WITHOUT_TORCH = [*FOUNDATION, *JUDGE, 'speech_detector', 'runtime', 'predict', 'app', 'recipes', 'cards', 'own_model']
 

@@ -336,7 +336,7 @@ def test_one_threshold_everywhere():
     import inspect
     from ser_fastai import app, cli
     functions = (R.answer, P.Predictor.predict_files, P.result_row, P.segments, P.plot_timeline, P.predict_paths, cli.ser_predict, cli.ser_app,
-                 app.in_a_line, app.course, app.show, app.build_app, app.serving)
+                 app.answer_sentence, app.timeline_section, app.answer_html, app.handle_recording, app.build_app, app.serving)
     assert {inspect.signature(f).parameters['threshold'].default for f in functions} == {THRESHOLD}
 
 def test_a_predictor_goes_to_other_processes(bundles, corpus, monkeypatch):
