@@ -18,17 +18,17 @@ from .recipes import Recipe
 from .splits import n_folds, split
 
 # %% ../nbs/16a_adaptation.ipynb #dbf59f08
-def _fold_head(X, copies, y, speakers, fit, shrinkage):
+def _fold_head(X, copies, widths, y, speakers, fit, shrinkage):
     "A head fitted on some rows, with the shrinkage that is best for them."
     changed = [c[fit] for c in copies]
     best = shrinkage[0]
-    if len(shrinkage) > 1: best, _ = choose_shrinkage(X[fit], y[fit], speakers[fit], shrinkage, changed)
-    return fit_head(X[fit], y[fit], speakers[fit], best, changed), np.unique(y[fit])
+    if len(shrinkage) > 1: best, _ = choose_shrinkage(X[fit], y[fit], speakers[fit], shrinkage, changed, widths)
+    return fit_head(X[fit], y[fit], speakers[fit], best, changed, widths), np.unique(y[fit])
 
 def _arrays(df, embeddings, recipe):
     layers = parse_encoders(recipe.encoder)
     copies = [embeddings.matrix(layers, i) for i in range(len(embeddings.copies))]
-    return embeddings.matrix(layers), copies, df.emotion.to_numpy(str), df.speaker.to_numpy(str)
+    return embeddings.matrix(layers), copies, embeddings.widths(layers), df.emotion.to_numpy(str), df.speaker.to_numpy(str)
 
 def _scored(y, predicted, speakers, labels):
     "UAR with its 95 % interval over speakers."
@@ -59,11 +59,11 @@ def adaptation_curve(
     draws: int = 3          # how often clips are drawn
 ) -> pd.DataFrame:          # clips, drawn ("at random" or "one emotion"), UAR with its interval over speakers
     "UAR on unseen speakers with unlabelled clips of theirs."
-    X, copies, y, speakers = _arrays(df, embeddings, recipe)
+    X, copies, widths, y, speakers = _arrays(df, embeddings, recipe)
     answers = {(n, side): [] for n in ns for side in (False, True)}
     for fold in progress(range(n_folds(df, protocol)), desc='adaptation'):
         s = split(df, protocol, fold)
-        head, labels = _fold_head(X, copies, y, speakers, np.r_[s.train, s.valid], recipe.shrinkage)
+        head, labels = _fold_head(X, copies, widths, y, speakers, np.r_[s.train, s.valid], recipe.shrinkage)
         for speaker in np.unique(speakers[s.test]):
             rows = s.test[speakers[s.test] == speaker]
             for (n, side), found in answers.items():
@@ -86,7 +86,7 @@ def speakers_curve(
     ns=(1, 2, 4, 8, 16, 20) # numbers of training speakers
 ) -> pd.DataFrame:          # speakers, UAR with its interval over the test speakers
     "UAR on unseen speakers with fewer training speakers."
-    X, copies, y, speakers = _arrays(df, embeddings, recipe)
+    X, copies, widths, y, speakers = _arrays(df, embeddings, recipe)
     answers = {n: [] for n in ns}
     for fold in progress(range(n_folds(df, protocol)), desc='training speakers'):
         s = split(df, protocol, fold)
@@ -96,7 +96,7 @@ def speakers_curve(
             fit = rows[np.isin(speakers[rows], order[:n])]
             # with fewer speakers than groups there is nothing to choose the shrinkage on
             candidates = recipe.shrinkage if n >= 5 else recipe.shrinkage[len(recipe.shrinkage)//2:][:1]
-            head, labels = _fold_head(X, copies, y, speakers, fit, candidates)
+            head, labels = _fold_head(X, copies, widths, y, speakers, fit, candidates)
             found.append((s.test, labels[head_logits(head, X[s.test]).argmax(1)]))
     table = []
     for n, found in answers.items():

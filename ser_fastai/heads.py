@@ -93,6 +93,14 @@ def _discriminants(Z, y, labels, shrinkages):
         else: weight = np.linalg.solve(system, means.T).T
         yield weight, -.5*(means*weight).sum(1)
 
+def _mean_discriminants(Z, y, labels, shrinkages, widths):
+    "The mean of the discriminants of all blocks, as one discriminant of the whole embedding per shrinkage."
+    edges = np.cumsum([0, *(widths or [Z.shape[1]])])
+    blocks = [_discriminants(Z[:, a:b], y, labels, shrinkages) for a, b in zip(edges, edges[1:])]
+    for of_shrinkage in zip(*blocks):
+        weights, biases = zip(*of_shrinkage)
+        yield np.concatenate(weights, 1)/len(blocks), np.mean(biases, 0)
+
 # %% ../nbs/08_heads.ipynb #3786f916
 SHRINKAGE = .7
 
@@ -101,7 +109,8 @@ def fit_heads(
     y,               # (n,) labels
     speakers,        # (n,) speakers; the same value for all rows if speakers are unknown
     shrinkages,      # values in (0, 1]: share of the covariance that is replaced by a constant variance
-    copies=()        # embeddings of augmented copies of the clips, each (n, d)
+    copies=(),       # embeddings of augmented copies of the clips, each (n, d)
+    widths=()        # numbers of values of blocks, such as encoders, that are taken as uncorrelated; default: one block
 ) -> list:           # one `Head` per shrinkage
     "Fit one head per shrinkage in closed form."
     y, speakers, labels = np.asarray(y), np.asarray(speakers), np.unique(y)
@@ -112,15 +121,15 @@ def fit_heads(
     deviation = np.sqrt(variance + 1e-4*X.var(0)) + 1e-6
     class_means = np.stack([relative[y == k].mean(0) for k in labels])/deviation
     return [Head(*(np.asarray(a, 'float32') for a in (mean, deviation, *linear, class_means)))
-            for linear in _discriminants((X - mean)/deviation, y, labels, shrinkages)]
+            for linear in _mean_discriminants((X - mean)/deviation, y, labels, shrinkages, widths)]
 
 def fit_head(
     X: np.ndarray, y, speakers,   # as for `fit_heads`
     shrinkage: float = SHRINKAGE, # share of the covariance that is replaced by a constant variance
-    copies=()                     # as for `fit_heads`
+    copies=(), widths=()          # as for `fit_heads`
 ) -> Head:
     "Fit a head in closed form."
-    return fit_heads(X, y, speakers, [shrinkage], copies)[0]
+    return fit_heads(X, y, speakers, [shrinkage], copies, widths)[0]
 
 # %% ../nbs/08_heads.ipynb #5e3a0002
 def in_label_order(
@@ -171,7 +180,7 @@ def speaker_groups(
 def out_of_fold(
     X: np.ndarray, y, speakers,   # as for `fit_heads`
     shrinkages=(SHRINKAGE,),      # as for `fit_heads`
-    copies=(),                    # as for `fit_heads`
+    copies=(), widths=(),         # as for `fit_heads`
     groups=None                   # (n,) group of each row, held out together; default `speaker_groups`
 ) -> list:                        # (n, n_labels) logits per shrinkage
     "Logits of each row from heads that were fitted without its group."
@@ -185,7 +194,7 @@ def out_of_fold(
     for g in np.unique(groups):
         held_out, train = np.flatnonzero(groups == g), groups != g
         columns = np.flatnonzero(np.isin(labels, y[train]))
-        heads = fit_heads(X[train], y[train], speakers[train], shrinkages, [c[train] for c in copies])
+        heads = fit_heads(X[train], y[train], speakers[train], shrinkages, [c[train] for c in copies], widths)
         for logits, head in zip(out, heads):
             logits[np.ix_(held_out, columns)] = head_logits(head, X[held_out])
     return list(out)
@@ -203,10 +212,10 @@ def mean_recall(
 def choose_shrinkage(
     X: np.ndarray, y, speakers,   # as for `fit_head`; training clips only
     candidates=(.5, .7, .85),     # shrinkages to compare
-    copies=()                     # as for `fit_head`
+    copies=(), widths=()          # as for `fit_head`
 ) -> tuple:                       # the best candidate, and its out-of-fold logits (n, n_labels)
     "Choose the shrinkage by cross-validation over the training speakers."
-    logits = out_of_fold(X, y, speakers, candidates, copies)
+    logits = out_of_fold(X, y, speakers, candidates, copies, widths)
     best = max(range(len(candidates)), key=lambda i: mean_recall(logits[i], y))
     return candidates[best], logits[best]
 

@@ -196,6 +196,10 @@ class Embeddings:
         parts = [np.asarray(source[name][:, chosen], 'float32') for name, chosen in layers.items()]
         return np.concatenate([p.reshape(len(p), -1) for p in parts], 1)
 
+    def widths(self, layers):   # layers from `parse_encoders` -> list
+        "Number of values of each encoder in a row of `matrix`."
+        return [self.clean[name][0, chosen].size for name, chosen in layers.items()]
+
 def _load_clip(path, sha, copy):
     "Samples of a clip, trimmed; of its augmented copy (kind, number); or under a condition (name,)."
     x = read_audio(path, SAMPLE_RATE)
@@ -287,8 +291,9 @@ def train_speech(
     speakers, y = df.speaker.fillna('').to_numpy(str), df.emotion.to_numpy(str)
     copies = [embeddings.matrix(layers, i)[fit_rows] for i in range(len(embeddings.copies))]
     training_data = X[fit_rows], y[fit_rows], speakers[fit_rows]
-    shrinkage, logits = choose_shrinkage(*training_data, recipe.shrinkage, copies)
-    model = SpeechModel(recipe, fit_head(*training_data, shrinkage, copies),
+    widths = embeddings.widths(layers)
+    shrinkage, logits = choose_shrinkage(*training_data, recipe.shrinkage, copies, widths)
+    model = SpeechModel(recipe, fit_head(*training_data, shrinkage, copies, widths),
                         fit_temperature(logits, y[fit_rows]), sorted(labels), shrinkage)
     out_of_fold = dict(zip(fit_rows.tolist(), logits))   # row -> logits
     profiles = _profiles(model.head, X, speakers) if recipe.standardise else {}
