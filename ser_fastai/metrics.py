@@ -81,7 +81,8 @@ def counts(
     "Number of clips per truth (rows) and predicted label (columns)."
     labels = labels_of(pred)
     n = len(labels)
-    truth, guess = pd.Categorical(pred.truth, labels).codes.astype(int), pred[labels].to_numpy(float).argmax(1)
+    truth = pd.Categorical(pred.truth, labels).codes.astype(int)
+    guess = pred[labels].to_numpy(float).argmax(1)
     group = 0 if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
     n_groups = 1 if groups is None else group.max() + 1
     cm = np.bincount((group*n + truth)*n + guess, minlength=n_groups*n*n).reshape(n_groups, n, n)

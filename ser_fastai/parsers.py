@@ -149,7 +149,8 @@ def parse_emovo(
     "Parse an EMOVO name: emotion, speaker, sentence."
     groups = _match(r'([a-z]{3})-([a-z]\d)-([a-z]\d)', path, 'dis-f1-b1')
     emotion, speaker, sentence = map(str.lower, groups)
-    codes = dict(rab='angry', dis='disgust', pau='fearful', gio='happy', neu='neutral', tri='sad', sor='surprised')
+    codes = dict(rab='angry', dis='disgust', pau='fearful', gio='happy', neu='neutral', tri='sad',
+                 sor='surprised')
     genders = dict.fromkeys(('f1', 'f2', 'f3'), 'female') | dict.fromkeys(('m1', 'm2', 'm3'), 'male')
     return dict(id=f'{speaker}/{emotion}-{speaker}-{sentence}', speaker=speaker, sentence=sentence,
                 gender=_look_up(genders, speaker, 'speaker'), emotion=_look_up(codes, emotion, 'emotion'))

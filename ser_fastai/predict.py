@@ -22,8 +22,9 @@ from .audio import open_audio
 from .core import THRESHOLD, SerError, check_choice, one_line, progress, user_path
 from .files import (AUDIO, LISTS, UNREADABLE, all_files, find_audio, list_resolver, local_path,
                               name_formats, read_list)
-from .runtime import (NO_SPEECH, UNCERTAIN, Window, answer, embeddings, is_path, mean_probabilities, open_bundle,
-                                recognise_all, recognise_window, speech_windows, windows_of)
+from .runtime import (NO_SPEECH, UNCERTAIN, Window, answer, embeddings, is_path,
+                                mean_probabilities, open_bundle, recognise_all, recognise_window,
+                                speech_windows, windows_of)
 
 # %% ../nbs/31_predict.ipynb #f86d49b3
 def _files_in_folder(folder):
@@ -213,9 +214,9 @@ def result_row(
     threshold: float = THRESHOLD # minimum probability of an answer
 ) -> dict:   # path, emotion, confidence, one probability per label, error
     "The answer for one recording as a row of a table."
-    if isinstance(result, SerError):
-        return dict(path=path, emotion=None, confidence=None, **dict.fromkeys(labels), error=str(result))
-    if not result: return dict(path=path, emotion=NO_SPEECH, confidence=None, **dict.fromkeys(labels), error=None)
+    empty = dict(path=path, emotion=None, confidence=None, **dict.fromkeys(labels), error=None)
+    if isinstance(result, SerError): return empty | dict(error=str(result))
+    if not result: return empty | dict(emotion=NO_SPEECH)
     p = dict(zip(labels, mean_probabilities(result).tolist()))
     return dict(path=path, emotion=answer(p, threshold), confidence=max(p.values()), **p, error=None)
 
@@ -238,9 +239,10 @@ def predict_files(self: Predictor,
 MIN_ADAPTATION_CLIPS = 2
 
 def _recordings(clips, sr):
-    "Pairs of a name and a function that returns the embeddings of a recording by a bundle; or its `SerError`."
+    "For each name of a recording: a function of the bundle that returns its embeddings, or a `SerError`."
     if is_path(clips) or all(map(is_path, clips)):
-        return {str(path): error or (lambda b, path=path: embeddings(b, path)) for path, error in find_files(clips).items()}
+        return {str(path): error or (lambda b, path=path: embeddings(b, path))
+                for path, error in find_files(clips).items()}
     if np.ndim(clips[0]) == 0: clips = [clips]   # the samples of one recording
     return {f'clip {i}': lambda b, x=x: embeddings(b, x, sr) for i, x in enumerate(clips)}
 
@@ -253,10 +255,11 @@ def _embeddings_of_clips(b, clips, sr):
         except SerError as e: return e if name in str(e) else SerError(f'{name}: {e}')
         return X if len(X) else SerError(f'{name} contains no speech: leave it out, or use --any-sound')
     recordings = _recordings(clips, sr)
-    found = progress(b.in_parallel(embed, recordings.items()), total=len(recordings), desc='adapt', leave=False, delay=1)
-    found = list(found)
+    found = b.in_parallel(embed, recordings.items())
+    found = list(progress(found, total=len(recordings), desc='adapt', leave=False, delay=1))
     errors = [e for e in found if isinstance(e, SerError)]
-    return np.concatenate([np.zeros((0, len(b.head.mean))), *(X for X in found if not isinstance(X, SerError))]), errors
+    arrays = [X for X in found if not isinstance(X, SerError)]
+    return np.concatenate([np.zeros((0, len(b.head.mean))), *arrays]), errors
 
 @patch
 def adapt(self: Predictor,
@@ -375,7 +378,7 @@ def _format_table(rows, p, top, timeline, header):
 
 # %% ../nbs/31_predict.ipynb #a3faed49
 def _format_csv(rows, p, top, timeline, header):
-    "One line per recording or, with `timeline`, per window; a file that is unreadable or without speech has one line."
+    "One line per recording or, with `timeline`, per window; a recording without windows has one line."
     columns = ['path', *(['start', 'end'] if timeline else []), 'emotion', 'confidence', *p.labels, 'error']
     file = io.StringIO()
     out = csv.DictWriter(file, columns, lineterminator='\n', extrasaction='ignore')
@@ -483,7 +486,8 @@ def open_predictor(
 ) -> Predictor:
     "The predictor of the command; it writes the profile if `save_profile` is given."
     if profile and adapt: raise SerError('a profile and --adapt exclude each other: use one of them')
-    if save_profile and not adapt: raise SerError('--save-profile needs clips of the speaker: add --adapt FOLDER')
+    if save_profile and not adapt:
+        raise SerError('--save-profile needs clips of the speaker: add --adapt FOLDER')
     p = Predictor(bundle, profile, any_sound)
     if adapt: p = p.adapt(adapt)
     if save_profile: p.save_profile(save_profile)
@@ -492,7 +496,7 @@ def open_predictor(
 # %% ../nbs/31_predict.ipynb #3b50a159
 def predict_paths(
     paths,                  # as for `find_files`; "-" is a recording on standard input
-    bundle=None,            # the folder of a bundle, or the name of a model that ships; default: the default model
+    bundle=None,            # folder of a bundle, or name of a model that ships; default: the default model
     top: int = 2,           # number of emotions per row of the table
     format: str = 'table',  # table, csv, or json (one object per line)
     threshold: float = THRESHOLD, # answers with a lower probability are "uncertain"
@@ -523,7 +527,8 @@ def predict_paths(
                 if row['error']: errors.append(row['error'])
                 if format != 'table': show([row], header=n_rows == 1)
                 elif not row['error']: readable.append(row)
-                if plot and row['confidence'] is not None: _save_plot(row['path'], row['timeline'], plot, threshold, names)
+                if plot and row['confidence'] is not None:
+                    _save_plot(row['path'], row['timeline'], plot, threshold, names)
         finally:   # finished rows are printed even after an error or an interruption
             if readable: show(readable)
             _print_errors(errors)

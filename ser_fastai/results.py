@@ -62,7 +62,8 @@ def recipe_facts(recipe) -> dict:
     return dict(recipe=recipe.name, recipe_hash=recipe.hash, arch=recipe.arch if cnn else recipe.model,
                 weights=Path(recipe.weights).name if cnn else recipe.encoder,
                 size='-'.join(map(str, recipe.sizes)) if cnn else '',
-                epochs=recipe.epochs if trained_by_epochs else 0, trim=recipe.trim, transductive=recipe.transductive)
+                epochs=recipe.epochs if trained_by_epochs else 0,
+                trim=recipe.trim, transductive=recipe.transductive)
 
 # %% ../nbs/22_results.ipynb #00fafe9a
 def _rounded(pred):

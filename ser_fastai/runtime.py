@@ -72,7 +72,8 @@ def _open_head(folder, info):
     file, n_labels = folder/'head.npz', len(info['labels'])
     _read_unchanged(file, info['head_sha256'])
     head = load_head(file)
-    if len(head.bias) != n_labels: raise _bundle_error('use', file, f'it has {len(head.bias)} labels instead of {n_labels}')
+    if len(head.bias) != n_labels:
+        raise _bundle_error('use', file, f'it has {len(head.bias)} labels instead of {n_labels}')
     return head
 
 # %% ../nbs/30_runtime.ipynb #88aee421
@@ -116,7 +117,8 @@ class Bundle:
         "Identifies graph and head, for profiles: the beginnings of their checksums."
         return ''.join(s[:16] for s in _checksums(self.info))
 
-    def __reduce__(self): return _reopen, (str(self.folder), _checksums(self.info), self.threads, self.any_sound, self.profile)
+    def __reduce__(self):
+        return _reopen, (str(self.folder), _checksums(self.info), self.threads, self.any_sound, self.profile)
     def __repr__(self):
         return f'Bundle({self.info["name"]}: {len(self.labels)} labels, {self.sample_rate} Hz)'
 
@@ -292,7 +294,8 @@ def cut_windows(
 
 # %% ../nbs/30_runtime.ipynb #c5faf92a
 PAUSE_POWER = 1e-3   # windows with less than this share of the loudest one's power are pauses
-Window = namedtuple('Window', 'start end power probabilities')   # s, s, variance of the samples, (n_labels,) or None without speech
+# start and end (s), variance of the samples, and probabilities (n_labels,) or None without speech
+Window = namedtuple('Window', 'start end power probabilities')
 
 def windows_of(
     b: Bundle,

@@ -35,7 +35,8 @@ def _detector(process):
     try: return open_graph(file.read_bytes())
     except Exception as e:   # onnxruntime has no common class of errors
         reason = getattr(e, 'strerror', None) or one_line(e)
-        raise SerError(f'cannot open {file}: {reason}: install the package again, or use --any-sound') from None
+        remedy = 'install the package again, or use --any-sound'
+        raise SerError(f'cannot open {file}: {reason}: {remedy}') from None
 
 def open_detector():
     "The detector, opened once per process."

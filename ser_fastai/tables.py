@@ -49,7 +49,7 @@ def scores(
 def summarise(
     results: Results,
     runs=None,          # facts of runs; default all runs
-    by=MODEL + TESTED,  # one row per value of these fields of a run or of a clip (corpus, gender, speaker …)
+    by=MODEL + TESTED,  # one row per value of these fields of a run or a clip (corpus, gender, speaker)
     parts=('valid', 'test', 'both'),
     n_boot: int = 1000  # resamples; 0 leaves the intervals out
 ) -> pd.DataFrame:      # `by`, part, n_runs, seeds, folds, and the values of `scores`
