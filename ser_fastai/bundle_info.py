@@ -19,8 +19,8 @@ BUNDLE_FORMAT = 1
 _number = int, float
 FIELDS = dict(  # key of bundle.json -> its type
     format=int, name=str, summary=str, labels=list, input=dict, output=str, temperature=_number,
-    threshold=_number, scores=dict, data=dict, licence=dict, recipe=dict, versions=dict, sha256=str,
-    head_sha256=str)
+    adapted_temperature=_number, threshold=_number, scores=dict, data=dict, licence=dict, recipe=dict, versions=dict,
+    sha256=str, head_sha256=str)
 INPUT_FIELDS = dict(sample_rate=int, channels=int, range=list, trim=bool, window=_number)  # the key `input`
 OUTPUTS = 'logits', 'embedding'   # of the graph; `head.npz` is a linear map from embeddings to logits
 
@@ -49,8 +49,8 @@ def check_info(
     labels = info['labels']
     if len(labels) < 2 or len(set(map(str, labels))) < len(labels):
         raise _read_error(file, 'it needs two or more different labels')
-    if info['temperature'] <= 0 or info['input']['window'] <= 0:
-        raise _read_error(file, 'temperature and window must be positive')
+    if min(info['temperature'], info['adapted_temperature'], info['input']['window']) <= 0:
+        raise _read_error(file, 'temperatures and window must be positive')
 
 # %% ../nbs/02d_bundle_info.ipynb #2d0b0009
 def read_info(
@@ -75,12 +75,13 @@ def checksum(
 
 def write_info(
     folder,     # of a bundle; it contains `model.onnx` and, if `output` is "embedding", `head.npz`
-    info: dict  # values of `FIELDS`, without `format` and the checksums; `output` is "logits" by default
+    info: dict  # values of `FIELDS`, without `format` and the checksums; `output` is "logits" by default, and
+                # `adapted_temperature`, for speakers with a profile, the same as `temperature`
 ):
     "Write the description of the graph in a folder."
     folder = Path(folder)
     file, head = folder/'bundle.json', folder/'head.npz'
-    info = dict(format=BUNDLE_FORMAT) | info | dict(output=info.get('output', 'logits'))
+    info = dict(format=BUNDLE_FORMAT, output='logits', adapted_temperature=info.get('temperature')) | info
     has_head = info['output'] == 'embedding'
     if has_head and not head.is_file():
         raise SerError(f'cannot write {file}: its output is an embedding and head.npz is missing: '

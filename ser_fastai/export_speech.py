@@ -112,7 +112,8 @@ def speech_bundle(
     info = dict(
         name=name, summary=summary, labels=labels, output='embedding',
         input=dict(sample_rate=SAMPLE_RATE, channels=1, range=[-1, 1], trim=True, window=recipe.seconds),
-        temperature=float(model.temperature), threshold=threshold, scores=scores or {}, data=data or {},
+        temperature=float(model.temperature),
+        adapted_temperature=float(model.adapted_temperature), threshold=threshold, scores=scores or {}, data=data or {},
         licence=licence or {}, recipe=asdict(recipe))
     def write_files(new):
         speech_to_onnx(SpeechGraph(recipe.encoder), new/'model.onnx')

@@ -155,7 +155,7 @@ Other programs, such as a web page with onnxruntime-web, run `model.onnx` (opset
 | length | 0.1 s to {longest:g} s, the whole utterance, without padding{same_length} |
 | longer recordings | cut into windows of {window:g} s that overlap by half, and average their probabilities; leave out windows with less than 1/1000 of the power of the loudest one |
 | output | {output} |
-| probabilities | the softmax of the logits divided by {temperature:.4g} (`temperature` in bundle.json) |
+| probabilities | the softmax of the logits divided by {temperature:.4g} (`temperature` in bundle.json); with the profile of a speaker, by {adapted_temperature:.4g} |
 | answer | the most probable label; "uncertain" if its probability is below {threshold:g} |
 
 Training data, scores and limits are in card.md, the licence in LICENSE.

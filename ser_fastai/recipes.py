@@ -113,7 +113,7 @@ _variants = [replace(_base, name=_base.name + name, **change) for name, change i
 ABLATIONS = {r.name: r for r in [_base, *_variants]}
 
 # %% ../nbs/10_recipes.ipynb #5bee0002
-_speech = dict(model='speech', shrinkage=(.5, .7, .85), waveform='recording', copies=3)
+_speech = dict(model='speech', shrinkage=(.2, .35, .5, .7), waveform='recording', copies=3)
 SPEECH = {r.name: r for r in (
     Recipe('speech_small', encoder='whisper_tiny:1-3', **_speech),
     Recipe('speech_large', encoder='whisper_tiny:1-3+whisper_base:1-4', **_speech))}

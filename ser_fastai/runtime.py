@@ -96,7 +96,7 @@ class Bundle:
         self.folder = model_folder(folder).absolute()
         self.info, self.threads = read_info(self.folder), threads or os.cpu_count()
         info, contract = self.info, self.info['input']
-        self.labels, self.temperature, self.threshold = info['labels'], info['temperature'], info['threshold']
+        self.labels, self.threshold = info['labels'], info['threshold']
         self.sample_rate, self.trim = contract['sample_rate'], contract['trim']
         self.window = float(contract['window'])   # s
         self.head = _open_head(self.folder, info)   # None if the graph ends in logits
@@ -111,6 +111,11 @@ class Bundle:
         self._session, self._pool = _open_session(self.folder, self.info), ThreadPoolExecutor(self.threads)
         if not self.any_sound: open_detector()
         self._process = os.getpid()
+
+    @property
+    def temperature(self) -> float:
+        "Divisor of the logits; with a profile, the voice and the microphone are known, and it is smaller."
+        return self.info['temperature' if self.profile is None else 'adapted_temperature']
 
     @property
     def model_id(self) -> str:

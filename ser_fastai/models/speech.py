@@ -19,7 +19,6 @@ import torch
 from filelock import FileLock
 from joblib import Parallel, delayed
 from safetensors.torch import load_file, save_file
-from scipy.special import softmax
 from threadpoolctl import threadpool_limits
 from torch import nn
 from torch.nn import functional as F
@@ -31,7 +30,7 @@ from ..core import (SerError, atomic_write, cache_path, check_choice, hash_of, i
                              one_line, progress)
 from ..data import split_labels
 from ..features import log_mel
-from ..heads import Head, adapt, choose_shrinkage, fit_head, fit_temperature, head_logits
+from ..heads import ABSENT, Head, adapt, choose_shrinkage, fit_head, fit_temperature, head_logits, out_of_fold, softmax
 from ..recipes import Recipe
 from ..recordings import CONDITIONS, recorded_in
 from ..splits import Split
@@ -197,8 +196,8 @@ class Embeddings:
         return np.concatenate([p.reshape(len(p), -1) for p in parts], 1)
 
     def widths(self, layers):   # layers from `parse_encoders` -> list
-        "Number of values of each encoder in a row of `matrix`."
-        return [self.clean[name][0, chosen].size for name, chosen in layers.items()]
+        "Number of values of each layer in a row of `matrix`."
+        return [self.clean[name][0, i].size for name, chosen in layers.items() for i in chosen]
 
 def _load_clip(path, sha, copy):
     "Samples of a clip, trimmed; of its augmented copy (kind, number); or under a condition (name,)."
@@ -267,7 +266,8 @@ class SpeechModel:
     "A fitted head, and the values that an export needs."
     recipe: Recipe
     head: Head
-    temperature: float  # divisor of the logits
+    temperature: float  # divisor of the logits for unknown speakers
+    adapted_temperature: float # the same with a profile of the speaker
     labels: list        # emotions, in the order of the head's rows
     shrinkage: float    # chosen on the training speakers
 
@@ -275,6 +275,17 @@ class SpeechModel:
 def _profiles(head, X, speakers):
     "Speaker -> `Profile` from all clips of the speaker, test clips included (transductive)."
     return {s: adapt(head, X[speakers == s]) for s in np.unique(speakers)}
+
+def _temperatures(training_data, corpora, logits, shrinkage, **kwargs):
+    "Temperatures for unknown speakers, and for speakers with a profile."
+    y = training_data[1]
+    of_speakers = fit_temperature(logits, y)
+    names, index = np.unique(corpora, return_inverse=True)
+    if len(names) < 2: return of_speakers, of_speakers
+    without_corpus = out_of_fold(*training_data, (shrinkage,), groups=corpora, **kwargs)[0]
+    known = without_corpus[np.arange(len(y)), np.searchsorted(np.unique(y), y)] > ABSENT
+    weights = np.r_[np.full(len(y), 1/len(y)), known/(len(names)*np.bincount(index)[index])]
+    return fit_temperature(np.concatenate([logits, without_corpus]), np.tile(y, 2), weights), of_speakers
 
 def train_speech(
     df,                     # corpus frame
@@ -293,15 +304,17 @@ def train_speech(
     training_data = X[fit_rows], y[fit_rows], speakers[fit_rows]
     widths = embeddings.widths(layers)
     shrinkage, logits = choose_shrinkage(*training_data, recipe.shrinkage, copies, widths)
-    model = SpeechModel(recipe, fit_head(*training_data, shrinkage, copies, widths),
-                        fit_temperature(logits, y[fit_rows]), sorted(labels), shrinkage)
-    out_of_fold = dict(zip(fit_rows.tolist(), logits))   # row -> logits
+    temperatures = _temperatures(training_data, df.corpus.to_numpy(str)[fit_rows], logits, shrinkage,
+                                 copies=copies, widths=widths)
+    head = fit_head(*training_data, shrinkage, copies, widths)
+    model = SpeechModel(recipe, head, *temperatures, sorted(labels), shrinkage)
+    held_out = dict(zip(fit_rows.tolist(), logits))   # row -> logits
     profiles = _profiles(model.head, X, speakers) if recipe.standardise else {}
     def row_logits(i):
-        if i in out_of_fold and not profiles: return out_of_fold[i]
+        if i in held_out and not profiles: return held_out[i]
         return head_logits(model.head, X[i:i + 1], profiles.get(speakers[i]))[0]
     columns = [model.labels.index(k) for k in labels]
     def predict_proba(rows):
         z = np.reshape([row_logits(i) for i in np.asarray(rows, int)], (-1, len(labels)))
-        return softmax(z.astype('float64')/model.temperature, axis=1)[:, columns]
+        return softmax(z, model.adapted_temperature if profiles else model.temperature)[:, columns]
     return Trained(predict_proba, labels, model.head.weight.size + model.head.bias.size, model)
