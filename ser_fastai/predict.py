@@ -56,7 +56,7 @@ def _files_matching(pattern):
 
 # %% ../nbs/31_predict.ipynb #f86d49b4
 def _files_of(name):
-    "The files that one input stands for, as in `find_files`."
+    "The files of one input of `find_files`."
     path = local_path(name)
     if os.path.isdir(path):
         files, problem = _files_in_folder(path), 'contains no audio files: name another folder'
