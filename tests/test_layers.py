@@ -11,7 +11,7 @@ FOUNDATION = ['core', 'containers', 'audio', 'archives', 'files', 'labels', 'par
 TRAIN = ['recipes', 'data', 'train', 'models.svm', 'models.lstm', 'models.cnn', 'models.speech', 'adaptation',
          'experiment', 'export', 'export_speech']
 JUDGE = ['metrics', 'calibration', 'significance', 'results', 'tables', 'compare', 'ablation', 'plots', 'report']
-USE = ['speech_detector', 'runtime', 'predict', 'explain', 'app']
+USE = ['speech_detector', 'runtime', 'output', 'predict', 'explain', 'app']
 JOINS = ['cards', 'publish', 'cli', 'all']
 WINGS = dict(foundation=FOUNDATION, train=TRAIN, judge=JUDGE, use=USE, joins=JOINS)
 
@@ -28,7 +28,7 @@ EXCEPTIONS = {  # imports that break the table and are still to be removed
                 'metrics'},    # top losses of stored predictions
     'app': {'synth'}}                                          # inside a function: the example clips
 
-WITHOUT_TORCH = [*FOUNDATION, *JUDGE, 'speech_detector', 'runtime', 'predict', 'app', 'recipes']
+WITHOUT_TORCH = [*FOUNDATION, *JUDGE, 'speech_detector', 'runtime', 'output', 'predict', 'app', 'recipes']
 
 
 def imports(module):
