@@ -277,19 +277,20 @@ def pairs_table(
     corpora: str = 'ravdess', # tested corpora, comma-separated
     recipes=tuple(PAPER),     # names of recipes
     n_perm: int = 10000,      # number of random exchanges
-    whole=True                # only systems with all folds; if False, our pairs with one that lacks some
+    complete=True             # only systems with all folds; if False, only our pairs with an incomplete one
 ) -> pd.DataFrame:            # system_a, system_b, b_ours, folds, `compare_systems`, p_holm, p_mcnemar_holm
     "Comparison of each of our systems with all other systems that have the same classes."
-    runs, random = our_runs(results, [protocol], corpora, recipes, whole), protocol in RANDOM
+    runs, random = our_runs(results, [protocol], corpora, recipes, complete), protocol in RANDOM
     table = systems(results, protocol, corpora, recipes, runs)
     speaker_of = results.clips.set_index('clip').speaker
-    complete = set(complete_runs(results, runs).title) if len(runs) else set()
+    complete_titles = set(complete_runs(results, runs).title) if len(runs) else set()
     several_corpora = table.duplicated(['recipe', 'system', 'transductive'], keep=False)
     names = _label(table, ', per speaker') + np.where(several_corpora, ' from ' + table.trained, '')
     rows = []
     for i, j in combinations(table.index, 2):
         if not table.ours[i]: continue
-        if not whole and (not table.ours[j] or {table.system[i], table.system[j]} <= complete): continue
+        both_complete = {table.system[i], table.system[j]} <= complete_titles
+        if not complete and (not table.ours[j] or both_complete): continue
         a, b = table.pred[i], table.pred[j]
         if random and not table.ours[j]: a = a[a.pair.str.endswith('-0')]  # the peers' split
         shared = _shared_rows(a, b)
@@ -461,7 +462,7 @@ def comparisons(
         pairs = pairs_table(results, p, corpora).sort_values('difference', ascending=False, ignore_index=True)
         title = f'Pairs of systems, {p} protocol'
         if len(pairs): out[f'pairs_{p}'] = Comparison(title, pairs, show_differences(pairs), None)
-    partial = pairs_table(results, protocol, corpora, whole=False)
+    partial = pairs_table(results, protocol, corpora, complete=False)
     if len(partial):
         shown = show_differences(partial, ('system_a', 'system_b', 'folds'))
         title = f'Pairs of our systems on shared folds, {protocol} protocol'

@@ -148,13 +148,13 @@ def _run(df, recipe, protocol, fold, seed, weights, folder, wait, report, stores
                      trained.curves, df, folder)
         except Exception as e:
             seconds = round(time.time() - start, 1)
-            save_run(facts | dict(seconds=seconds, error=_why(e)), folder=folder)
+            save_run(facts | dict(seconds=seconds, error=_error_text(e)), folder=folder)
             raise
         checkpoint.unlink(missing_ok=True)
     return run
 
 # %% ../nbs/18_experiment.ipynb #f05edddf
-def _why(e):
+def _error_text(e):
     "An error as text, without the path of the user's home folder."
     text, home = str(e) if isinstance(e, SerError) else f'{type(e).__name__}: {e}', os.path.expanduser('~')
     return text.replace(home, '~') if len(home) > 1 else text
@@ -259,7 +259,7 @@ def _attempt(i, df, recipe, row, weights, folder, wait, quiet):
     except Timeout: return i, 'busy', None
     except Exception as e:
         if not isinstance(e, SerError): tqdm.write(traceback.format_exc())
-        return i, 'failed', _why(e)
+        return i, 'failed', _error_text(e)
     return i, 'done', None
 
 def _worker_error(e):

@@ -173,9 +173,6 @@ def to_onnx(
     return write_graph(net, path, 'logits', shape, open_axes, *([store_half] if half else []))
 
 # %% ../nbs/19_export.ipynb #30e2c719
-QUANTISED_WEIGHTS = {  # name -> onnxruntime's type, and whether one bit is left free; the faster one first
-    'signed, 7 bits': ('QInt8', True), 'unsigned, 8 bits': ('QUInt8', False)}
-
 def _without_half(path, to):
     "The graph with its 16-bit weights in 32 bits, as the quantiser needs them."
     onnx = import_extra('onnx', 'onnx')
@@ -187,6 +184,10 @@ def _without_half(path, to):
         model.graph.node.remove(cast)
     onnx.save(model, to)
     return model.graph
+
+# %% ../nbs/19_export.ipynb #30e2c71a
+QUANTISED_WEIGHTS = {  # name -> onnxruntime's type, and whether one bit is left free; the faster one first
+    'signed, 7 bits': ('QInt8', True), 'unsigned, 8 bits': ('QUInt8', False)}
 
 def to_int8(
     path,          # a graph of `to_onnx` from a CNN

@@ -75,6 +75,7 @@ def quantise_weights(
         add('Mul', [f'{name}_values', f'{name}_factor'], name)
     for node in reversed(nodes): graph.node.insert(0, node)
 
+# %% ../nbs/19a_export_speech.ipynb #5903a4b8
 def shorten_names(
     model # an ONNX model; changed in place
 ):

@@ -80,7 +80,7 @@ def parse_emodb(
 # %% ../nbs/02c_parsers.ipynb #c21b71e5
 def cremad_genders(
     folder  # folder of the corpus
-) -> dict:  # actor -> "male" or "female"; empty if there is no such file
+) -> dict:  # actor -> "male" or "female"; empty if the file is missing
     "The gender of each CREMA-D actor, from VideoDemographics.csv."
     found = [f for f in all_files(folder) if slashed(f).name == 'VideoDemographics.csv']
     if not found: return {}

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['STYLE', 'BLUE', 'ORANGE', 'PAIRS', 'CNNS', 'slide_figure', 'png', 'plural', 'corpus_titles', 'clip_per_emotion',
-           'fig_spectrograms', 'fig_classes', 'fig_waveforms', 'tested', 'main_variant', 'loss_pair', 'compress_peaks',
-           'fig_losses', 'fig_confusion']
+           'fig_spectrograms', 'fig_classes', 'fig_waveforms', 'paper_runs', 'main_variant', 'loss_pair',
+           'compress_peaks', 'fig_losses', 'fig_confusion']
 
 # %% ../nbs/24a_plots.ipynb #71c9ffb7
 import io
@@ -155,7 +155,7 @@ def fig_waveforms(
     return fig
 
 # %% ../nbs/24a_plots.ipynb #e39a99a2
-def tested(
+def paper_runs(
     results,                  # `Results`
     corpora: str = 'ravdess'  # corpora of training and test, e.g. "emodb,ravdess"
 ) -> pd.DataFrame:            # facts, one row per run
@@ -218,7 +218,7 @@ def fig_losses(
     protocols=('paper', 'emobox')  # the first with augmented runs is shown
 ):                                 # matplotlib figure
     "Draw Figure 3: training and validation loss by epoch, without and with augmentation."
-    runs, augmented = tested(results, corpora), [a for _, a in PAIRS]
+    runs, augmented = paper_runs(results, corpora), [a for _, a in PAIRS]
     with_pairs = set(runs.protocol[runs.recipe.isin(augmented)])
     protocol = next((p for p in protocols if p in with_pairs), protocols[0])
     both, curves = loss_pair(results, runs[runs.protocol == protocol])
@@ -241,7 +241,7 @@ def fig_confusion(
     protocols=('paper', 'emobox')  # one panel each
 ):                                 # matplotlib figure
     "Draw Figure 4: the confusion matrix of the best CNN on test clips."
-    runs = tested(results, corpora)
+    runs = paper_runs(results, corpora)
     runs = runs[runs.recipe.isin(CNNS) & (runs.n_valid > 0)]
     protocols = [p for p in protocols if p in set(runs.protocol)]
     if not protocols: raise SerError('no CNN has been run: ser_run --recipes cnn_transfer')

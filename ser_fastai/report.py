@@ -24,7 +24,7 @@ from .compare import best_by_validation, comparisons, model_name
 from .core import SerError, atomic_write, repo_path
 from .corpora import CORPORA
 from .metrics import bootstrap_counts, counts, labels_of, recall_by_class
-from .plots import CNNS, PAIRS, corpus_titles, loss_pair, main_variant, plural, png, tested
+from .plots import CNNS, PAIRS, corpus_titles, loss_pair, main_variant, paper_runs, plural, png
 from .plots import fig_classes, fig_confusion, fig_losses, fig_spectrograms, fig_waveforms
 from .results import Results
 from .tables import MIN_SPEAKERS_FOR_CI, RANDOM, has_interval
@@ -160,7 +160,7 @@ def observations(
     protocols=('paper', 'emobox')
 ) -> pd.DataFrame:                 # observation, published, rule, protocol, measured, verdict, holds_in
     "Check the paper's observations, one row per observation and protocol."
-    runs, rows = tested(results, corpora), []
+    runs, rows = paper_runs(results, corpora), []
     for o in OBSERVATIONS:
         for p in protocols:
             try:
@@ -221,7 +221,7 @@ def _interval(row, metric, protocol):
 
 def headline(
     results,                       # `Results`
-    runs,                          # facts of runs, from `tested`
+    runs,                          # facts of runs, from `paper_runs`
     protocols=('paper', 'emobox')
 ) -> list:                         # dicts, one per protocol with runs
     "Test score of the model with the best validation score under each protocol."
@@ -320,7 +320,7 @@ def _computation(runs):
 
 def _real_results(results, corpora='ravdess'):
     "Table 1 and the observations on real speech, or None without runs."
-    if not len(tested(results, corpora)): return None
+    if not len(paper_runs(results, corpora)): return None
     return dict(corpus_titles=corpus_titles(corpora), table=table_layout(table1(results, corpora=corpora)),
                 observations=observation_cards(observations(results, corpora)))
 
@@ -340,7 +340,7 @@ def report_values(
 ) -> dict:
     "Values of the template, with the tables and figures that are also written as files."
     synthetic = 'synth' in corpora.split(',')
-    runs, table = tested(results, corpora), table1(results, corpora=corpora)
+    runs, table = paper_runs(results, corpora), table1(results, corpora=corpora)
     if synthetic:
         table = hide_published(table)
         committed = committed or Results(repo_path()/'results')

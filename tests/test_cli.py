@@ -9,7 +9,7 @@ import pytest
 import soundfile as sf
 
 from ser_fastai import cli, core
-from ser_fastai.experiment import _why
+from ser_fastai.experiment import _error_text
 from ser_fastai.recipes import RECIPES
 from ser_fastai.results import Results
 from ser_fastai.splits import PROTOCOLS
@@ -71,8 +71,8 @@ def unknown(uid): raise KeyError(uid)
 pwd.getpwuid = unknown                    # as for a user that /etc/passwd does not list
 from ser_fastai import core
 from ser_fastai.cli import load_any
-from ser_fastai.experiment import _why
-print(core.data_path(), core.cache_path(), _why(ValueError('a/b')), sep='|')
+from ser_fastai.experiment import _error_text
+print(core.data_path(), core.cache_path(), _error_text(ValueError('a/b')), sep='|')
 try: load_any('ravdess')
 except core.SerError as e: print(e)
 try: load_any('~no-such-user/corpus')
@@ -106,9 +106,9 @@ def test_a_home_that_cannot_be_written(home, monkeypatch):
 
 def test_a_short_home_does_not_spoil_messages(monkeypatch):
     monkeypatch.setenv('HOME', '/')
-    assert _why(ValueError('a/b')) == 'ValueError: a/b'
+    assert _error_text(ValueError('a/b')) == 'ValueError: a/b'
     monkeypatch.setenv('HOME', '/home/me')
-    assert _why(ValueError('/home/me/b')) == 'ValueError: ~/b'
+    assert _error_text(ValueError('/home/me/b')) == 'ValueError: ~/b'
 
 @pytest.mark.parametrize('watched', [True, False])
 def test_bars_are_for_terminals(watched, monkeypatch):

@@ -251,7 +251,7 @@ def test_two_variants_have_two_names_and_two_rows(corpus, tmp_path):
     C.plt.close(ax.figure)
 
 def test_pairs_on_shared_folds(made):
-    t = C.pairs_table(R.Results(made), 'emobox', n_perm=64, whole=False).set_index('system_b')
+    t = C.pairs_table(R.Results(made), 'emobox', n_perm=64, complete=False).set_index('system_b')
     assert list(t.index) == ['BiLSTM, log-mel']
     assert t.system_a.iloc[0] == 'SVM, mean MFCC' and t.folds.iloc[0] == '0,1,2,3,4'
     assert t.n_clips.iloc[0] == 10*30 and t.n_speakers.iloc[0] == 10     # two actors per fold

@@ -58,7 +58,7 @@ def net(data):
 
 
 def test_the_network_is_asked_as_in_validation(data, net):
-    image, logits, S = I.ask(net, '7')
+    image, logits, S = I.network_input(net, '7')
     assert np.array_equal(image[0, 0].numpy(), as_image(S, 25)) and S.shape == (128, LONG)
     probs, _ = net.get_preds(dl=net.dls.test_dl(data[0].iloc[7:]))
     assert np.allclose(logits(image).softmax(1).detach(), probs, atol=1e-5)
@@ -67,7 +67,7 @@ def test_the_network_is_asked_as_in_validation(data, net):
 @pytest.mark.parametrize('layer', ['0', '0.5', '0.6'])
 def test_grad_cam_is_that_of_the_paper(net, layer):
     "Selvaraju et al. 2017, equations 1 and 2, written out with a hook."
-    image, logits, S = I.ask(net, '0')
+    image, logits, S = I.network_input(net, '0')
     kept, tops = {}, []
     for target, label in enumerate(net.dls.vocab):
         hook = net.model.get_submodule(layer).register_forward_hook(lambda m, x, y: kept.update(A=y))
@@ -91,7 +91,7 @@ def test_grad_cam_by_hand(data):
     head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(1, 2, bias=False))
     head[2].weight.data = torch.tensor([[1.], [-1.]])
     learn = learner(data, nn.Sequential(body, head))
-    S = I.ask(learn, '0')[2]
+    S = I.network_input(learn, '0')[2]
     first, second = learn.dls.vocab
     assert np.allclose(I.grad_cam(learn, '0', first), as_image(S, SHORT), atol=1e-5)
     assert not I.grad_cam(learn, '0', second).any()                                      # negative everywhere
@@ -106,7 +106,7 @@ def test_occlusion_finds_the_band(data):
     bands = fall.mean(1)
     assert 32 <= bands.argmax() < 48 and abs(bands[:24]).max() < 1e-6 and abs(bands[56:]).max() < 1e-6
     assert np.allclose(I.occlusion(learn, '0', second, 'frequency'), -fall, atol=1e-5)   # two probabilities sum to one
-    image, logits, _ = I.ask(learn, '0')
+    image, logits, _ = I.network_input(learn, '0')
     silent = image.clone()
     silent[:, :, 32:48] = 0
     p = lambda x: float(logits(x).softmax(1)[0, 0])
@@ -201,7 +201,7 @@ def test_randomised_weights_give_other_maps(net):
     assert not same
     clips = list('0123')
     assert I.sanity_check(net, clips, seeds=1, layer='0.5').correlation.abs().mean() < .7
-    blind = I.sanity_check(net, clips, lambda learn, clip, label: I.ask(learn, clip)[2])  # shows the clip, whatever the model
+    blind = I.sanity_check(net, clips, lambda learn, clip, label: I.network_input(learn, clip)[2])  # shows the clip, whatever the model
     assert np.allclose(blind.correlation, 1) and len(blind) == 8
     assert not I.sanity_check(net, clips[:1], lambda *args: np.zeros((2, 2))).correlation.any()
 

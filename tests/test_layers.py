@@ -11,7 +11,7 @@ FOUNDATION = ['core', 'containers', 'audio', 'archives', 'files', 'labels', 'par
 TRAIN = ['recipes', 'data', 'train', 'models.svm', 'models.lstm', 'models.cnn', 'models.speech', 'adaptation',
          'experiment', 'export', 'export_speech']
 JUDGE = ['metrics', 'calibration', 'significance', 'results', 'tables', 'compare', 'ablation', 'plots', 'report']
-USE = ['speech_detector', 'runtime', 'predict', 'explain', 'app']
+USE = ['speech_detector', 'runtime', 'output', 'predict', 'explain', 'app']
 JOINS = ['cards', 'publish', 'own_model', 'cli', 'all']
 WINGS = dict(foundation=FOUNDATION, train=TRAIN, judge=JUDGE, use=USE, joins=JOINS)
 
@@ -27,7 +27,8 @@ EXCEPTIONS = {  # imports that break the table and are still to be removed
                 'features',    # log-mels and their axes
                 'metrics'}}    # top losses of stored predictions
 
-WITHOUT_TORCH = [*FOUNDATION, *JUDGE, 'speech_detector', 'runtime', 'predict', 'app', 'recipes', 'cards', 'own_model']
+WITHOUT_TORCH = [*FOUNDATION, *JUDGE, 'speech_detector', 'runtime', 'output', 'predict', 'app', 'recipes', 'cards',
+                 'own_model']
 
 
 def imports(module):

@@ -133,13 +133,13 @@ def test_best_is_chosen_on_validation(tmp_path):
     df = corpus()
     good = save(tmp_path, RECIPES['plain'], df, right=.3, valid_right=.9)
     save(tmp_path, RECIPES['aug'], df, right=.95, valid_right=.4)
-    assert list(P.best_by_validation(P.tested(R.Results(tmp_path)), P.CNNS).run) == [good]
+    assert list(P.best_by_validation(P.paper_runs(R.Results(tmp_path)), P.CNNS).run) == [good]
 
 def test_pairs_share_their_splits(tmp_path):
     df = corpus()
     for seed in range(3): save(tmp_path, RECIPES['plain'], df, seed=seed, losses=curves(.1, 1.6))
     save(tmp_path, RECIPES['aug'], df, seed=2, losses=curves(1., 1.2))
-    both, c = P.loss_pair(R.Results(tmp_path), P.tested(R.Results(tmp_path)))
+    both, c = P.loss_pair(R.Results(tmp_path), P.paper_runs(R.Results(tmp_path)))
     assert sorted(both.seed) == [2, 2] and [len(x) for x in c.values()] == [5, 5]
 
 def test_verdicts_follow_the_numbers(made, tmp_path):
