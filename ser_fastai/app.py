@@ -426,6 +426,7 @@ const check = e => {   // runs before Gradio's own check
   const name = unknown || files.length == 1 ? (unknown || files[0]).name : "The selection";
   const message = (unknown ? unreadable : tooLarge).replace("{}", () => name.replace(/[&<>"]/g, "_"));
   props.value = error.replace("{}", () => message);
+  if (e.type === "change") e.target.value = "";   // so that the same file can be chosen again
 };
 for (const type of ["change", "drop"]) document.addEventListener(type, check, true);
 '''

@@ -171,10 +171,11 @@ def _quieter_bands(p, x, probs, target, S, fmax, seconds, bands):
     def band(hz): return np.digitize(hz, mel_frequencies(bands + 1, fmax)[1:-1])
     def span(time): return np.clip(time//seconds, 0, spans - 1).astype(int)
     rows, columns = band(stft.f), span(stft.t(len(padded)))
-    def quieter(i, j):
-        z = np.where(np.outer(rows == i, columns == j), Z/10, Z)
-        return stft.istft(z, k1=len(padded))[:len(x)].astype('float32')
-    changed = p.probs(quieter(i, j) for i in range(bands) for j in range(spans))[:, target]
+    def quieter(i):   # samples (spans, n), each with a quieter span in band i
+        in_span = columns == np.arange(spans)[:, None, None]
+        z = np.where((rows == i)[:, None] & in_span, Z/10, Z)
+        return stft.istft(z, k1=len(padded))[:, :len(x)].astype('float32')
+    changed = p.probs(y for i in range(bands) for y in quieter(i))[:, target]
     decrease = probs[target] - changed.reshape(bands, spans)
     times = np.linspace(0, len(x)/p.sr, S.shape[1], endpoint=False)
     return decrease[np.ix_(band(mel_frequencies(len(S) + 2, fmax)[1:-1]), span(times))]
