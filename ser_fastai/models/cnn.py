@@ -167,9 +167,9 @@ def n_body_features(
     arch: str # name of an architecture
 ) -> int:     # number of channels
     "Width of the features that the body of an architecture computes."
-    with torch.device('meta'): body = _cut(_complete_network(arch), arch)
-    if arch in TIMM_ARCHS: return body.num_features
-    with torch.device('meta'): return num_features_model(nn.Sequential(*body.children()))
+    with torch.random.fork_rng(devices=[]):   # the result is cached: later calls draw no weights
+        body = _cut(_complete_network(arch), arch)
+        return body.num_features if arch in TIMM_ARCHS else num_features_model(nn.Sequential(*body.children()))
 
 def create_cnn_head(
     arch: str,            # architecture of the body
