@@ -18,8 +18,7 @@ from pathlib import Path
 # %% ../nbs/19_export.ipynb #ebc05fa8
 import numpy as np
 import torch
-from fastai.vision.all import (CrossEntropyLossFlat, DataLoaders, Learner, Pipeline, ProgressCallback,
-                               accuracy, create_vision_model, imagenet_stats)
+from fastai.vision.all import CrossEntropyLossFlat, DataLoaders, Learner, Pipeline, ProgressCallback, accuracy
 from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn import functional as F
@@ -28,10 +27,10 @@ from torch.nn import functional as F
 from .bundle_info import read_info, write_info
 from .core import (THRESHOLD, SerError, atomic_folder, contains_only, import_extra, one_line,
                              shows_progress, user_path)
-from .data import TensorSpectrogram, image_tfms
+from .data import TensorSpectrogram, image_stats, image_tfms
 from .experiment import environment
 from .features import mel_filters
-from .models.cnn import find_arch
+from .models.cnn import create_cnn
 from .models.lstm import BiLSTM
 from .recipes import Recipe
 from .train import stages
@@ -98,7 +97,7 @@ class ToImage(nn.Module):
         self.width, self.resize = _width(r), r.model == 'cnn'
         if not self.resize: return
         for name, x in zip(('rows', 'columns'), resize_matrices(r)): self.register_buffer(name, x)
-        for name, x in zip(('mean', 'std'), imagenet_stats):
+        for name, x in zip(('mean', 'std'), image_stats(r.arch)):
             self.register_buffer(name, torch.tensor(x)[:, None, None])
 
     def image(self, S):                          # (bs, n_mels, n_frames) dB
@@ -225,7 +224,7 @@ def empty_network(
     with torch.device('meta'):
         if recipe.model == 'lstm':
             return BiLSTM(recipe.n_mels, n_labels, recipe.hidden, recipe.layers, recipe.dropout)
-        return create_vision_model(find_arch(recipe.arch), n_labels, pretrained=False, ps=recipe.dropout)
+        return create_cnn(recipe.arch, n_labels, recipe.dropout, recipe.head)
 
 def _network_of(model, labels):
     "The network and the labels of a `Trained`, a learner or a network."

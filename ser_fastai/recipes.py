@@ -29,7 +29,8 @@ class Recipe:
     fmax: float = 8000.         # highest mel frequency, Hz
     trim: bool = True           # remove silence at the start and the end
     seconds: float = 3.         # length of images and sequences; clips are padded or cropped to it
-    arch: str = 'resnet34'      # CNN: a fastai or torchvision architecture
+    arch: str = 'resnet34'      # CNN: an architecture of torchvision, fastai or timm
+    head: str = 'batch_norm'    # CNN: normalisation in the head, "layer_norm" or "batch_norm"
     weights: str = 'scratch'    # CNN: "scratch", "imagenet", or the name that `weights_name` gives a file
     C: float = 10.              # SVM: penalty
     stats: str = 'mean'         # SVM: statistics of the MFCC over time, e.g. "mean" or "mean,std"
@@ -78,7 +79,7 @@ def transductive(self: Recipe) -> bool:
     return bool(self.standardise)
 
 # %% ../nbs/10_recipes.ipynb #741ec78b
-_cnn = dict(bs=32, dropout=.1)
+_cnn = dict(bs=32, dropout=.1, head='layer_norm')
 _augment = dict(rotate=5., zoom=1.1, brightness=.1, mixup=.4, sizes=(128, 256), shares=(.75, .25))
 _transfer = dict(weights='imagenet', epochs=30, freeze_epochs=1)
 RECIPES = {r.name: r for r in (

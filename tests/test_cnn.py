@@ -1,5 +1,5 @@
 "A body from a file is read without running code, fits whole or not at all, and is treated as fastai treats its own pretrained ones."
-import os, pickle
+import os, pickle, sys
 import pytest, torch, torchvision
 import numpy as np, pandas as pd
 from fastai.vision.all import Normalize, accuracy, vision_learner
@@ -53,8 +53,8 @@ def test_as_fastais_own(files, dls, arch, tmp_path, monkeypatch):
     assert cnn.fetch_weights(arch) == file
     made = []
     for make in (lambda d: vision_learner(d, cnn.find_arch(arch), pretrained=True, metrics=accuracy),
-                 lambda d: cnn.cnn_learner(d, arch, files/f'{arch}_body.pth'),
-                 lambda d: cnn.cnn_learner(d, arch)):
+                 lambda d: cnn.cnn_learner(d, arch, files/f'{arch}_body.pth', head='batch_norm'),
+                 lambda d: cnn.cnn_learner(d, arch, head='batch_norm')):
         seed_all(1)
         made.append(make(dls()))
     theirs, ours, scratch = made
@@ -120,6 +120,33 @@ def test_what_fastai_cannot_cut_is_one_sentence(dls, arch):
 
 def test_fastais_own_have_no_published_weights():
     with pytest.raises(SerError, match='--weights FILE'): cnn.fetch_weights('xresnet34')
+
+def test_network_of_timm(dls, files, tmp_path):
+    "Pretrained weights arrive complete, from half precision, and the body is frozen."
+    timm = pytest.importorskip('timm')
+    arch = 'tf_efficientnet_lite0'
+    state = {k: t.half() if t.is_floating_point() else t for k, t in timm.create_model(arch).state_dict().items()}
+    save_file(state, tmp_path/'net.safetensors')
+    learn = cnn.cnn_learner(dls(), arch, tmp_path/'net.safetensors')
+    body = learn.model[0].model.state_dict()
+    assert set(state) - set(body) == {'classifier.weight', 'classifier.bias'}
+    assert all(torch.equal(t, state[k].to(t.dtype)) for k, t in body.items())
+    assert len(learn.opt.param_lists) == 2 and learn.opt.frozen_idx == 1
+    with pytest.raises(SerError, match='does not fit tf_efficientnet_lite0'):
+        cnn.load_body(learn.model[0], arch, files/'resnet18_whole.pth')
+    with pytest.raises(SerError, match='does not fit resnet18'):
+        cnn.load_body(body_of(dls(), 'resnet18'), 'resnet18', tmp_path/'net.safetensors')
+
+def test_networks_of_timm_need_its_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, 'timm', None)
+    with pytest.raises(SerError, match=r'this needs timm: pip install "ser_fastai\[vision\]"'):
+        cnn.find_arch('tf_efficientnet_lite0')
+
+def test_the_head_has_the_size_of_fastais(dls):
+    ours, theirs = (cnn.cnn_learner(dls(), 'squeezenet1_1', head=head) for head in cnn.HEADS)
+    n_values = [sum(p.numel() for p in learn.model.parameters()) for learn in (ours, theirs)]
+    assert n_values[0] == n_values[1]
+    assert not any(isinstance(m, torch.nn.BatchNorm1d) for m in ours.model[1])
 
 def test_unknown_architectures():
     for arch in 'resnet35', 'os', '__doc__', 'resnet':
