@@ -126,11 +126,11 @@ def licence_text(
 def _name_of(recipe): return getattr(recipe, 'name', recipe)
 def _has_unseen_speakers(protocol): return 'speaker' in PROTOCOLS[protocol].unseen
 
-def _runs_of(results, recipe, corpora):
-    "Finished runs of a recipe that are tested on their training corpora, with complete folds per seed."
+def _runs_of(results, recipe, corpora, test_corpora=None):
+    "Finished runs of a recipe, with complete folds per seed; default: tested on their training corpora."
     runs = results.runs
     is_recipe = (runs.recipe_hash == recipe.hash) if isinstance(recipe, Recipe) else (runs.recipe == recipe)
-    runs = runs[is_recipe & (runs.status == 'done') & (runs.corpora == runs.test_corpora)]
+    runs = runs[is_recipe & (runs.status == 'done') & (runs.test_corpora == (test_corpora or runs.corpora))]
     if corpora: runs = runs[runs.corpora == corpora]
     if not len(runs):
         raise SerError(f'{results.folder} has no finished run of {_name_of(recipe)}: run it first')
@@ -139,10 +139,11 @@ def _runs_of(results, recipe, corpora):
 def scores_of(
     results,       # `Results`
     recipe,        # a `Recipe`, or the name of one
-    corpora=None   # training corpora, e.g. "ravdess"; needed if the results contain several
+    corpora=None,  # training corpora, e.g. "ravdess"; needed if the results contain several
+    test_corpora=None # corpora of the test clips, if they differ from the training corpora
 ) -> dict:         # protocol -> scores on its test clips, with 95 % intervals
     "Scores of a recipe, in the form that a bundle stores."
-    runs, scores = _runs_of(results, recipe, corpora), {}
+    runs, scores = _runs_of(results, recipe, corpora, test_corpora), {}
     table = summarise(results, runs, parts=['test'])
     if table.protocol.duplicated().any():
         raise SerError(f'{results.folder} has several models or corpora under the name {_name_of(recipe)}: '
@@ -152,11 +153,13 @@ def scores_of(
         predictions = results.predictions(runs.run[runs.protocol == protocol])
         measures = {k: round(float(v), 4) for k, v in row.items()
                     if k.startswith(('accuracy', 'uar', 'macro_f1')) and pd.notna(v)}
+        confidence = predictions[labels_of(predictions)].to_numpy(float).max(1).mean()
         scores[protocol] = dict(
-            corpora=row['corpora'], unseen_speakers=_has_unseen_speakers(protocol), folds=row['folds'],
+            corpora=row['corpora'], test_corpora=test_corpora or row['corpora'], unseen_speakers=_has_unseen_speakers(protocol), folds=row['folds'],
             seeds=row['seeds'], clips=int(row['n_clips']), speakers=int(row['n_speakers']),
             interval=f'95 %, {"over clips" if protocol in RANDOM else "bootstrap over speakers"}',
-            **measures, recall=recall_by_class(predictions).dropna().round(3).to_dict())
+            **measures, confidence=round(float(confidence), 4),
+            recall=recall_by_class(predictions).dropna().round(3).to_dict())
     return scores
 
 # %% ../nbs/40_cards.ipynb #f81c7227
@@ -201,8 +204,8 @@ def _n_speakers(data):
 
 def _other_conditions(info):
     "A sentence on accuracy with other languages, microphones and rooms."
-    text = 'On other languages, microphones and rooms it is right less often, but just as confident'
-    if not (s := cross_scores(info)): return f'{text}.'
+    text = 'On other languages, microphones and rooms it is right less often'
+    if not (s := cross_scores(info)): return f'{text}, but just as confident.'
     corpora = in_words([_corpus_title(c) for c in str(s.get('test_corpora') or 'another corpus').split(',')])
     confidence = f' with a mean confidence of {100*s["confidence"]:.0f} %' if 'confidence' in s else ''
     return f'{text}: on {corpora}, it got {100*s["accuracy"]:.0f} % right{confidence}.'
@@ -267,7 +270,16 @@ def _percentages(shares): return ', '.join(f'{k} {100*v:.0f} %' for k, v in shar
 
 # %% ../nbs/40_cards.ipynb #0d610394
 def _calibration_sentence(info):
-    if info.get('temperature', 1.) == 1: return 'The probabilities are not calibrated. '
+    temperature = info.get('temperature', 1.)
+    if temperature == 1: return 'The probabilities are not calibrated. '
+    if info.get('adapted_temperature', temperature) < temperature:
+        s = unseen_scores(info)
+        measured = ''
+        if 'confidence' in s:
+            measured = f' (mean confidence {100*s["confidence"]:.0f} %, accuracy {100*s["accuracy"]:.0f} %)'
+        return ('The probabilities allow for unknown microphones: they were calibrated on speakers and on whole '
+                'corpora that were left out of training. On unseen speakers of the training corpora they are too '
+                f'low{measured}. With the profile of a speaker, they are calibrated for known microphones. ')
     return ('The probabilities were calibrated on unseen speakers of the same corpus; '
             'on other recordings they are probably too high. ')
 

@@ -44,14 +44,16 @@ def save_bundle(
     "Write a trained model as a bundle with card and licence."
     labels = list(getattr(trained, 'labels', None) or trained.dls.vocab)
     data = data or {}
-    if recipe.model == 'speech': temperature = trained.model.temperature
-    shared = dict(scores=scores or {}, data=data, licence=licence or licence_of(data), temperature=temperature)
+    shared = dict(scores=scores or {}, data=data, licence=licence or licence_of(data))
     info = dict(name=user_path(folder).name, labels=labels, kind=recipe.model, recipe=asdict(recipe)) | shared
+    if recipe.model == 'speech':   # the temperatures are those of the model
+        info |= {k: getattr(trained.model, k) for k in ('temperature', 'adapted_temperature')}
+    else: info['temperature'] = temperature
     texts = {'card.md': card(info), 'LICENSE': licence_text(info)}
     if recipe.model == 'speech':
-        del shared['temperature']   # that of the model: chosen on out-of-fold predictions
         return speech_bundle(trained.model, folder, summary=in_short(info), texts=texts, **shared)
-    return to_bundle(trained, recipe, folder, labels, summary=in_short(info), texts=texts, **shared, **kwargs)
+    return to_bundle(trained, recipe, folder, labels, summary=in_short(info), texts=texts,
+                     temperature=temperature, **shared, **kwargs)
 
 # %% ../nbs/40a_publish.ipynb #30dd9a7f
 def train_bundle(
