@@ -30,7 +30,7 @@ from .recipes import ABLATIONS, RECIPES, Recipe, apply_options
 from .export import load_learner, load_network, to_bundle
 from .features import Features, build_features, log_mel, mfcc, plot_log_mel
 from .explain import (closest, explain, grad_cam, occlusion,
-                                player, plot_map, sanity_check, top_losses)
+                                player, plot_map, sanity_check)
 from .models.cnn import cnn_learner, load_body
 from .models.lstm import BiLSTM
 from .models.svm import mfcc_stats, svm_pipeline
@@ -41,7 +41,7 @@ from .results import Results
 from .significance import holm, mcnemar, align_predictions, permutation_test
 from .splits import PROTOCOLS, Split, check_leaks, leaks, n_folds, plot_split, split
 from .synth import synthesise
-from .tables import show_table1, summarise, table1
+from .tables import show_table1, summarise, table1, top_losses
 from .train import BF16, Curves, fit_stages, speed_callbacks
 
 # %% ../nbs/42_all.ipynb #3ece7bba

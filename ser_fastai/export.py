@@ -106,9 +106,10 @@ class ToImage(nn.Module):
         start = w + torch.div(n_frames - w, 2, rounding_mode='trunc')
         return F.pad(image, (w, w))[:, None, :, start:start + w]   # (bs, 1, n_mels, w)
 
-    def forward(self, S):
-        image = self.image(S)
+    def resized(self, image):
         return (self.rows @ image @ self.columns - self.mean)/self.std if self.resize else image
+
+    def forward(self, S): return self.resized(self.image(S))
 
 # %% ../nbs/19_export.ipynb #163d87c8
 class FromSamples(nn.Module):

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['UNCERTAIN', 'NO_SPEECH', 'MAX_IN_MEMORY_S', 'MAX_UTTERANCE', 'PAUSE_POWER', 'Window', 'default_bundle',
-           'model_folder', 'Bundle', 'open_bundle', 'is_path', 'stream', 'cut_windows', 'windows_of',
+           'model_folder', 'Bundle', 'patch_to', 'open_bundle', 'is_path', 'stream', 'cut_windows', 'windows_of',
            'recognise_window', 'recognise_all', 'speech_windows', 'recognise', 'embeddings', 'mean_probabilities',
            'answer']
 
@@ -105,13 +105,6 @@ class Bundle:
         self._process = None
         self._start()
 
-    def _start(self):
-        "Open the session and start the threads, once per process."
-        if self._process == os.getpid(): return
-        self._session, self._pool = _open_session(self.folder, self.info), ThreadPoolExecutor(self.threads)
-        if not self.any_sound: open_detector()
-        self._process = os.getpid()
-
     @property
     def temperature(self) -> float:
         "Divisor of the logits; with a profile, the voice and the microphone are known, and it is smaller."
@@ -127,70 +120,96 @@ class Bundle:
     def __repr__(self):
         return f'Bundle({self.info["name"]}: {len(self.labels)} labels, {self.sample_rate} Hz)'
 
-    def with_profile(self,
-        profile: Profile # of a speaker, made with this bundle; None: of an average speaker
-    ):                   # `Bundle` that shares the session
-        "The same model, adapted to a speaker."
-        if profile is not None:
-            self.check_adaptable()
-            profile = check_profile(profile, len(self.head.mean))
-        adapted = object.__new__(Bundle)
-        adapted.__dict__ |= self.__dict__ | dict(profile=profile)
-        return adapted
-
-    def check_adaptable(self):
-        "Raise an error if the bundle has no embedding."
-        if self.head is None:
-            raise SerError(f'{self.folder} cannot adapt: its graph ends in logits: use a speech model')
-
     def has_speech(self,
         x: np.ndarray # mono samples (n,) at `sample_rate`
     ) -> bool:
         "Whether a window is to be recognised: it contains speech, or the bundle was opened with `any_sound`."
         return self.any_sound or has_speech(x, self.sample_rate)
 
-    def _run(self, x, n, what):
-        "Output (n,) of the graph for one window, float32."
-        self._start()
-        file = self.folder/'model.onnx'
-        if self.trim: x = trim_silence(x)
-        try: out = self._session.run(None, {'samples': np.asarray(x, 'float32')[None]})[0][0]
-        except Exception as e: raise _bundle_error('run', file, one_line(e)) from None
-        if out.shape != (n,) or not np.isfinite(out).all():
-            raise _bundle_error('use', file, f'it returned {what}')
-        return out
+# %% ../nbs/30_runtime.ipynb #30b00002
+def patch_to(
+    cls # a class
+):      # decorator
+    "Add a function to a class. This is `patch_to` of fastcore, which the runtime does not need."
+    def add(f): setattr(cls, f.__name__, f)
+    return add
 
-    def embedding(self,
-        x: np.ndarray # mono samples (n,) at `sample_rate`, -1..1
-    ) -> np.ndarray:  # (d,) float32
-        "Embedding of one window, if the graph ends in one."
-        if self.head is None:
-            raise SerError(f'{self.folder} has no embedding: its graph ends in logits: use a speech model')
-        d = len(self.head.mean)
-        return self._run(x, d, f'no embedding of {d} values')
+# %% ../nbs/30_runtime.ipynb #30b00003
+@patch_to(Bundle)
+def _start(self: Bundle):
+    "Open the session and start the threads, once per process."
+    if self._process == os.getpid(): return
+    self._session, self._pool = _open_session(self.folder, self.info), ThreadPoolExecutor(self.threads)
+    if not self.any_sound: open_detector()
+    self._process = os.getpid()
 
-    def logits(self,
-        x: np.ndarray # mono samples (n,) at `sample_rate`, -1..1
-    ) -> np.ndarray:  # (n_labels,) float32
-        "Logits of one window, adapted to the speaker if there is a profile."
-        n = len(self.labels)
-        if self.head is None: return self._run(x, n, f'no logits for {n} labels')
-        return head_logits(self.head, self.embedding(x)[None], self.profile)[0]
+@patch_to(Bundle)
+def _run(self: Bundle, x, n, what):
+    "Output (n,) of the graph for one window, float32."
+    self._start()
+    file = self.folder/'model.onnx'
+    if self.trim: x = trim_silence(x)
+    try: out = self._session.run(None, {'samples': np.asarray(x, 'float32')[None]})[0][0]
+    except Exception as e: raise _bundle_error('run', file, one_line(e)) from None
+    if out.shape != (n,) or not np.isfinite(out).all():
+        raise _bundle_error('use', file, f'it returned {what}')
+    return out
 
-    def in_parallel(self,
-        f,     # a function of one item
-        items  # any iterable; only a few items are read ahead
-    ):         # yields f(item), in order
-        "Apply a function to many items in parallel."
-        self._start()
-        yield from _map_in_order(self._pool, f, items, 2*self.threads)
+@patch_to(Bundle)
+def in_parallel(self: Bundle,
+    f,     # a function of one item
+    items  # any iterable; only a few items are read ahead
+):         # yields f(item), in order
+    "Apply a function to many items in parallel."
+    self._start()
+    yield from _map_in_order(self._pool, f, items, 2*self.threads)
 
-    def probabilities(self,
-        xs: list     # windows: mono samples (n,) at `sample_rate`
-    ) -> np.ndarray: # (n_windows, n_labels) float64; rows sum to 1
-        "Calibrated probabilities of several windows."
-        logits = list(self.in_parallel(self.logits, xs))
-        return softmax(np.reshape(logits, (-1, len(self.labels))), self.temperature)
+# %% ../nbs/30_runtime.ipynb #30b00005
+@patch_to(Bundle)
+def embedding(self: Bundle,
+    x: np.ndarray # mono samples (n,) at `sample_rate`, -1..1
+) -> np.ndarray:  # (d,) float32
+    "Embedding of one window, if the graph ends in one."
+    if self.head is None:
+        raise SerError(f'{self.folder} has no embedding: its graph ends in logits: use a speech model')
+    d = len(self.head.mean)
+    return self._run(x, d, f'no embedding of {d} values')
+
+@patch_to(Bundle)
+def logits(self: Bundle,
+    x: np.ndarray # mono samples (n,) at `sample_rate`, -1..1
+) -> np.ndarray:  # (n_labels,) float32
+    "Logits of one window, adapted to the speaker if there is a profile."
+    n = len(self.labels)
+    if self.head is None: return self._run(x, n, f'no logits for {n} labels')
+    return head_logits(self.head, self.embedding(x)[None], self.profile)[0]
+
+@patch_to(Bundle)
+def probabilities(self: Bundle,
+    xs: list     # windows: mono samples (n,) at `sample_rate`
+) -> np.ndarray: # (n_windows, n_labels) float64; rows sum to 1
+    "Calibrated probabilities of several windows."
+    logits = list(self.in_parallel(self.logits, xs))
+    return softmax(np.reshape(logits, (-1, len(self.labels))), self.temperature)
+
+# %% ../nbs/30_runtime.ipynb #30b00007
+@patch_to(Bundle)
+def check_adaptable(self: Bundle):
+    "Raise an error if the bundle has no embedding."
+    if self.head is None:
+        raise SerError(f'{self.folder} cannot adapt: its graph ends in logits: use a speech model')
+
+@patch_to(Bundle)
+def with_profile(self: Bundle,
+    profile: Profile # of a speaker, made with this bundle; None: of an average speaker
+):                   # `Bundle` that shares the session
+    "The same model, adapted to a speaker."
+    if profile is not None:
+        self.check_adaptable()
+        profile = check_profile(profile, len(self.head.mean))
+    adapted = object.__new__(Bundle)
+    adapted.__dict__ |= self.__dict__ | dict(profile=profile)
+    return adapted
 
 # %% ../nbs/30_runtime.ipynb #c73285ad
 _opened = {}   # a process that receives the same bundle several times opens it once

@@ -266,15 +266,6 @@ def test_the_script_in_an_engine():
 
 # Tables
 
-def test_top_losses_by_hand():
-    pred = pd.DataFrame(dict(clip=list('abc'), truth=['sad', 'calm', 'sad'], sad=[.9, .75, 0.], calm=[.1, .25, 1.]))
-    df = pd.DataFrame(dict(clip=list('cab'), path=['c.wav', 'a.wav', 'b.wav']))
-    got = I.top_losses(pred, df, 2)
-    assert list(got['clip']) == ['c', 'b'] and list(got.guess) == ['calm', 'sad'] and list(got['path']) == ['c.wav', 'b.wav']
-    assert np.isclose(got.loss[1], np.log(4)) and np.isfinite(got.loss[0])
-    with pytest.raises(SerError, match='b is not in the corpus frame'): I.top_losses(pred, df.iloc[:2])
-
-
 def test_closest_is_scikit_learns_cosine():
     rng = np.random.default_rng(0)
     Z, z = rng.normal(size=(20, 5)), rng.normal(size=5)

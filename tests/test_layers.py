@@ -22,10 +22,9 @@ ALLOWED = dict(
     joins={*FOUNDATION, *TRAIN, *JUDGE, *USE, *JOINS})
 
 EXCEPTIONS = {  # imports that break the table and are still to be removed
-    'explain': {'data',        # the input of a fastai learner; all four are imported inside functions
+    'explain': {'data',        # the input of a fastai learner; all three are imported inside functions
                 'export',      # the torch network of a bundle, for Grad-CAM
-                'features',    # log-mels and their axes
-                'metrics'}}    # top losses of stored predictions
+                 'features'}}   # log-mels and their axes
 
 WITHOUT_TORCH = [*FOUNDATION, *JUDGE, 'speech_detector', 'runtime', 'output', 'predict', 'app', 'recipes', 'cards',
                  'own_model']

@@ -1,6 +1,7 @@
 "Tables of results: runs that are pooled, runs that are compared, and Table 1."
-import pandas as pd, pytest
+import numpy as np, pandas as pd, pytest
 from ser_fastai import results as R, tables as T
+from ser_fastai.core import SerError
 from ser_fastai.metrics import wilson
 from ser_fastai.recipes import Recipe
 from ser_fastai.splits import PROTOCOLS
@@ -99,3 +100,11 @@ def test_nothing_run_yet(tmp_path):
 
 def test_random_protocols_have_no_unseen_speakers():
     assert not [p for p in T.RANDOM if PROTOCOLS[p].unseen]
+
+def test_top_losses_by_hand():
+    pred = pd.DataFrame(dict(clip=list('abc'), truth=['sad', 'calm', 'sad'], sad=[.9, .75, 0.], calm=[.1, .25, 1.]))
+    df = pd.DataFrame(dict(clip=list('cab'), path=['c.wav', 'a.wav', 'b.wav']))
+    got = T.top_losses(pred, df, 2)
+    assert list(got['clip']) == ['c', 'b'] and list(got.guess) == ['calm', 'sad'] and list(got['path']) == ['c.wav', 'b.wav']
+    assert np.isclose(got.loss[1], np.log(4)) and np.isfinite(got.loss[0])
+    with pytest.raises(SerError, match='b is not in the corpus frame'): T.top_losses(pred, df.iloc[:2])
