@@ -68,7 +68,8 @@ LAYOUT_CSS = '''
 footer .divider { display: none; }
 #recording { contain: inline-size; }   /* otherwise a redrawn waveform widens the page on phones */
 #card button span { text-align: left; }
-#voice .wrap { font-size: .9rem; min-height: 0; padding: .4rem; }
+#voice .wrap { font-size: .9rem; min-height: 0; padding-top: 1.6rem; }   /* below the label */
+#voice .icon-wrap { display: none; }
 @media (max-width: 700px) {   /* phone: the answer is below the recording */
   #halves { grid-template: "in" auto "out" auto "more" auto / minmax(0, 1fr); }
 }
