@@ -1,7 +1,7 @@
 """Install the wheel in an empty environment, and use it there as a new user does, offline.
 
-    .venv/bin/python tests/trial.py                               # installs all requirements: some minutes
-    .venv/bin/python tests/trial.py --python .venv/bin/python     # uses the packages of that environment instead
+    .venv/bin/python tests/trial.py                             # installs all requirements: some minutes
+    .venv/bin/python tests/trial.py --python .venv/bin/python   # uses the packages of that environment instead
 
 Prints one line per step with its time, and exits with 1 if a step fails. pytest does not collect this file.
 """
@@ -36,7 +36,8 @@ print(json.dumps(page.predict(handle_file('clip.wav'), api_name='/predict')))
 
 def user_environment(home):
     "Environment variables of a user without settings, whose network does not work."
-    env = {k: v for k, v in os.environ.items() if k not in ('PYTHONPATH', 'VIRTUAL_ENV') and not k.startswith('SER_')}
+    env = {k: v for k, v in os.environ.items()
+           if k not in ('PYTHONPATH', 'VIRTUAL_ENV') and not k.startswith('SER_')}
     proxies = {k: 'http://127.0.0.1:9' for k in ('http_proxy', 'https_proxy', 'HTTP_PROXY', 'HTTPS_PROXY')}
     return env | proxies | dict(HOME=str(home), no_proxy='localhost,127.0.0.1', NO_PROXY='localhost,127.0.0.1')
 
@@ -51,8 +52,9 @@ class Trial:
 
     def run(self, program, *args, status=0, env=None):
         "Run a program in the working folder, check its exit status, and return its output."
-        r = subprocess.run([str(program), *map(str, args)], cwd=self.work, env=env or self.env, capture_output=True,
-                           text=True, timeout=TIMEOUT_S)
+        command = [str(program), *map(str, args)]
+        r = subprocess.run(command, cwd=self.work, env=env or self.env, capture_output=True, text=True,
+                           timeout=TIMEOUT_S)
         assert r.returncode == status, f'{Path(program).name} exited with {r.returncode}: {r.stderr[-500:]}'
         assert 'Traceback' not in r.stderr, r.stderr[-500:]
         return r.stdout if not status else r.stderr
@@ -105,7 +107,8 @@ def install_it(t):
 
 @step
 def import_it(t):
-    return t.run(t.bin/'python', '-c', 'import ser_fastai; print(ser_fastai.__version__, ser_fastai.__file__)').strip()
+    code = 'import ser_fastai; print(ser_fastai.__version__, ser_fastai.__file__)'
+    return t.run(t.bin/'python', '-c', code).strip()
 
 @step
 def predict_a_clip(t):
@@ -138,8 +141,9 @@ def export_and_run(t):
     t.run(t.bin/'ser_export', 'model')
     done = json.loads(t.run(t.bare/'python', 'model/run.py', 'clip.wav'))
     same(done['probabilities'], t.answer['probabilities'])
-    loaded = 'import sys, runpy; sys.argv = ["run.py", "clip.wav"]; runpy.run_path("model/run.py", run_name="run")'
-    t.run(t.bare/'python', '-c', f'{loaded}; assert not {{"torch", "fastai", "pandas"}} & set(sys.modules)')
+    code = ('import sys, runpy; runpy.run_path("model/run.py"); '
+            'assert not {"torch", "fastai", "pandas"} & set(sys.modules)')
+    t.run(t.bare/'python', '-c', code)
     return f'{done["emotion"]}, {done["confidence"]:.2f}'
 
 @step
