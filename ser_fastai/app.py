@@ -68,7 +68,8 @@ LAYOUT_CSS = '''
 footer .divider { display: none; }
 #recording { contain: inline-size; }   /* otherwise a redrawn waveform widens the page on phones */
 #card button span { text-align: left; }
-#voice .wrap { font-size: .9rem; min-height: 0; padding: .4rem; }
+#voice .wrap { font-size: .9rem; min-height: 0; padding-top: 1.6rem; }   /* below the label */
+#voice .icon-wrap { display: none; }
 @media (max-width: 700px) {   /* phone: the answer is below the recording */
   #halves { grid-template: "in" auto "out" auto "more" auto / minmax(0, 1fr); }
 }
@@ -133,7 +134,8 @@ def timeline_section(
         plot_timeline(timeline, threshold, fig.add_subplot())
         picture = _picture(fig, 'The probability of each emotion over time')
     parts = segments(timeline, threshold)
-    rows = pd.DataFrame({'from': parts.start.map(minutes_seconds), 'to': parts.end.map(minutes_seconds), 'answer': parts.emotion,
+    start, end = parts.start.map(minutes_seconds), parts.end.map(minutes_seconds)
+    rows = pd.DataFrame({'from': start, 'to': end, 'answer': parts.emotion,
                          'sure': [f'{100*c:.0f} %' for c in parts.confidence]})
     table = rows.to_html(index=False, border=0)
     return (f'<h3>Over time</h3>{picture}'
@@ -176,7 +178,8 @@ def _player(p, path, start, label):
     return f'{picture}<p class="ser-quiet">{caption} The yellow line shows the position.</p>'
 
 # %% ../nbs/33_app.ipynb #5c394b75
-NO_SPEECH_HTML = ('<div class="ser"><h2>No speech</h2><p>The recording contains no speech, so there is no answer. '
+NO_SPEECH_HTML = ('<div class="ser"><h2>No speech</h2>'
+                  '<p>The recording contains no speech, so there is no answer. '
                   'Speak louder or closer to the microphone, or choose another recording.</p></div>')
 
 def _remarks(p, is_long):
@@ -333,7 +336,8 @@ def adapt_to_files(
     if not profiles:
         check_duration(paths, max_minutes)
         return p.adapt(paths)
-    if len(paths) > 1: raise SerError('cannot adapt to several profiles, or to clips and a profile: use one profile')
+    if len(paths) > 1:
+        raise SerError('cannot adapt to several profiles, or to clips and a profile: use one profile')
     adapted = copy.copy(p)
     profile = load_profile(profiles[0], p.bundle.model_id, len(p.bundle.head.mean))
     adapted.bundle = p.bundle.with_profile(profile)
@@ -354,14 +358,15 @@ def _profile_link(p):
     with tempfile.TemporaryDirectory() as d:
         p.save_profile(f'{d}/profile.json')
         data = base64.b64encode(Path(d, 'profile.json').read_bytes()).decode()
-    return f'<a download="voice_profile.json" href="data:application/json;base64,{data}">Save this profile</a>'
+    link = f'data:application/json;base64,{data}'
+    return f'<a download="voice_profile.json" href="{link}">Save this profile</a>'
 
 def adaptation_status(
-    p: Predictor,   # None: not adapted
-    n_files: int = 0, # number of files it was adapted to; 0: unknown
-    error: SerError = None
-) -> str:           # HTML
-    "What the model is adapted to, with a link to save the profile, and why the last files were not used."
+    p: Predictor,          # None: not adapted
+    n_files: int = 0,      # number of files it was adapted to; 0: unknown
+    error: SerError = None # why the last files were not used
+) -> str:                  # HTML
+    "What the model is adapted to, with a link that saves the profile, and the error."
     parts = [f'<p role="alert">{page_message(error)}</p>'] if error else []
     if p is not None:
         n = p.bundle.profile.n_clips
@@ -436,7 +441,7 @@ def upload_js(
     max_mb: float, # largest upload, MB
     error: str,    # HTML for a message, with {} in its place
     formats=AUDIO_FORMATS # file extensions
-) -> str:          # JavaScript for the HTML component that shows the error
+) -> str:          # JavaScript of the HTML component that shows the error
     "Script that offers readable formats, and refuses other and too large files before they are sent."
     texts = dict(box=box, formats=formats, maxBytes=int(max_mb*2**20), error=error,
                  unreadable='cannot read {}: convert it to wav, flac, mp3 or ogg, or record your voice here.',
@@ -444,8 +449,9 @@ def upload_js(
     return ''.join(f'const {k} = {json.dumps(v)};\n' for k, v in texts.items()) + UPLOAD_JS
 
 # %% ../nbs/33_app.ipynb #09019d97
-ADAPT_TEXT = ('<div class="ser"><h3>Adapt to a voice</h3><p class="ser-quiet">Add two or more clips of one speaker, '
-              'without labels. The next answers are adapted to this voice, until you reload the page.</p></div>')
+ADAPT_TEXT = ('<div class="ser"><h3>Adapt to a voice</h3>'
+              '<p class="ser-quiet">Add two or more clips of one speaker, without labels. '
+              'The next answers are adapted to this voice, until you reload the page.</p></div>')
 
 def _adaptation_box(p, max_mb, max_minutes, queue):
     "The box for clips, its status and a button; returns the state, an adapted `Predictor` or None."
@@ -454,7 +460,8 @@ def _adaptation_box(p, max_mb, max_minutes, queue):
     if p.bundle.head is None: return adapted   # this model cannot adapt
     script = upload_js('#voice', max_mb, '<div class="ser"><p role="alert">{}</p></div>', [*AUDIO_FORMATS, '.json'])
     gr.HTML(ADAPT_TEXT)
-    box = gr.File(file_count='multiple', label='Clips of one voice, or a saved profile', height=120, elem_id='voice')
+    box = gr.File(file_count='multiple', label='Clips of one voice, or a saved profile', height=120,
+                  elem_id='voice')
     status = gr.HTML('', js_on_load=script, elem_id='adaptation')
     remove = gr.Button('Remove the adaptation', size='sm', visible=False, elem_id='remove')
     def on_clips(paths, current):
@@ -535,8 +542,8 @@ def build_app(
                 gr.HTML(_limits(max_mb, max_minutes, threshold))
         with gr.Accordion('Model card: data, scores, limits and licence', open=False, elem_id='card'):
             gr.Markdown(p.card)
-        recording.change(on_recording, [recording, adapted], out, api_visibility='private', show_progress_on=out,
-                         **queue)
+        recording.change(on_recording, [recording, adapted], out, api_visibility='private',
+                         show_progress_on=out, **queue)
         _add_endpoint(p, recording, max_minutes, queue)
     return app.queue(max_size=64, api_open=False)   # otherwise requests could bypass the queue
 

@@ -21,8 +21,8 @@ from test_cli import misused
 
 BROWSER = next(filter(None, map(shutil.which, ('google-chrome', 'chromium', 'chromium-browser'))), None)
 DRIVER = shutil.which('chromedriver')
-in_browser = pytest.mark.skipif(not (BROWSER and DRIVER), reason='no Chromium with its driver here (apt install chromium chromium-driver):'
-                                                                 ' the page is not tested in a browser')
+REASON = 'no Chromium with its driver here (apt install chromium chromium-driver): the page is not tested in a browser'
+in_browser = pytest.mark.skipif(not (BROWSER and DRIVER), reason=REASON)
 
 
 def free_port():
@@ -37,7 +37,8 @@ def page(bundle):
     assert not uploads.exists()
 
 @pytest.fixture(scope='module')
-def client(page, tmp_path_factory): return Client(page[0], verbose=False, download_files=tmp_path_factory.mktemp('client'))
+def client(page, tmp_path_factory):
+    return Client(page[0], verbose=False, download_files=tmp_path_factory.mktemp('client'))
 
 @pytest.fixture(scope='module')
 def clips(tmp_path_factory):
@@ -58,21 +59,21 @@ def without_explanation(monkeypatch):
     "Explanations take most of the time of an answer; some tests do not need them."
     monkeypatch.setattr(A, '_player', lambda *args: '<figure class="ser-player"></figure>')
 
-def left(page): return [p for p in page[1].rglob('*') if p.is_file()]
+def remaining_files(page): return [p for p in page[1].rglob('*') if p.is_file()]
 
-def asked(client, path): return client.predict(handle_file(path), api_name='/predict')
+def ask_endpoint(client, path): return client.predict(handle_file(path), api_name='/predict')
 
-def sent(url, *paths):
+def send_files(url, *paths):
     "Send files in one request, without asking for an answer, and return their paths on the server."
     files = [('files', (path.name, path.read_bytes())) for path in paths]
     return list(map(Path, requests.post(f'{url}gradio_api/upload', files=files, timeout=60).json()))
 
-def visited(url, *paths, event='change', session=None):
+def send_to_page(url, *paths, event='change', session=None):
     "Messages of the server to a browser session that sends a recording (`change`), or clips to adapt to (`upload`)."
     session, api = session or os.urandom(6).hex(), f'{url}gradio_api'
     dependencies = requests.get(f'{url}config', timeout=60).json()['dependencies']
     event_id = next(d['id'] for d in dependencies if event in [t[1] for t in d['targets']])
-    files = [dict(path=str(path), meta=dict(_type='gradio.FileData')) for path in sent(url, *paths)]
+    files = [dict(path=str(path), meta=dict(_type='gradio.FileData')) for path in send_files(url, *paths)]
     data = [files if event == 'upload' else files[0], None]   # the second input is the state of the session
     requests.post(f'{api}/queue/join', json=dict(data=data, fn_index=event_id, session_hash=session), timeout=60).raise_for_status()
     with requests.get(f'{api}/queue/data', params=dict(session_hash=session), stream=True, timeout=120) as r:
@@ -80,42 +81,44 @@ def visited(url, *paths, event='change', session=None):
             if line.startswith(b'data:'): yield (message := json.loads(line[5:]))
             if line and message['msg'] == 'process_completed': return
 
-def until(happened, seconds):
+def wait_until(condition, seconds):
     end = time.time() + seconds
-    while not happened(): assert time.time() < end; time.sleep(.1)
+    while not condition():
+        assert time.time() < end
+        time.sleep(.1)
 
 
 # without a browser
 
 def test_endpoint_answers_as_predict(client, clips, bundle, page):
-    got = asked(client, clips/'angry.wav')
+    got = ask_endpoint(client, clips/'angry.wav')
     assert list(got) == bundle.labels
     np.testing.assert_allclose(pd.Series(got), bundle.predict(clips/'angry.wav'), atol=1e-6)
-    assert left(page) == []
+    assert remaining_files(page) == []
 
 def test_the_same_file_from_many_visitors(client, clips, page, bundle):
     "The answer for one visitor must not delete the file of another."
-    with ThreadPoolExecutor(4) as ex: got = list(ex.map(lambda _: asked(client, clips/'angry.wav'), range(8)))
-    assert all(g == got[0] for g in got) and left(page) == []
+    with ThreadPoolExecutor(4) as ex: got = list(ex.map(lambda _: ask_endpoint(client, clips/'angry.wav'), range(8)))
+    assert all(g == got[0] for g in got) and remaining_files(page) == []
 
 @pytest.mark.parametrize('name, said', [('broken.wav', 'broken.wav: '), ('lecture.flac', 'lecture.flac lasts 0:40 minutes')])
 def test_refusals_are_one_line(name, said, client, clips, page):
-    with pytest.raises(AppError) as e: asked(client, clips/name)
-    assert said in str(e.value) and str(page[1].parent) not in str(e.value) and left(page) == []
+    with pytest.raises(AppError) as e: ask_endpoint(client, clips/name)
+    assert said in str(e.value) and str(page[1].parent) not in str(e.value) and remaining_files(page) == []
 
 def test_large_uploads_are_refused_unread(page, clips):
     send = lambda **kw: requests.post(f'{page[0]}gradio_api/upload', timeout=20, **kw)
     r = send(files=dict(files=(clips/'film.wav').read_bytes()))
     assert r.status_code == 413 and 'limit is 1 MB' in r.text
-    assert send(data=iter([b'x'*100]), headers={'Content-Type': 'multipart/form-data; boundary=x'}).status_code == 413   # a size that is not said
+    assert send(data=iter([b'x'*100]), headers={'Content-Type': 'multipart/form-data; boundary=x'}).status_code == 413   # a request without its size
     assert send(files=dict(other=b'x')).status_code == 400
-    assert left(page) == []
+    assert remaining_files(page) == []
 
 def test_uploads_without_an_answer_are_deleted(bundle, clips):
-    "The server deletes them after `max_age`, as the page may have been closed."
+    "The server deletes them after `max_age`, because the page may have been closed."
     with A.serving(bundle, port=free_port(), max_age=.5, threshold=.95) as (url, uploads):
-        lost = sent(url, clips/'angry.wav')[0].parent
-        until(lambda: not lost.exists(), 30)
+        lost = send_files(url, clips/'angry.wav')[0].parent
+        wait_until(lambda: not lost.exists(), 30)
         assert uploads.is_dir() and not list(uploads.iterdir())
         assert 'less than 95 % sure is called uncertain' in requests.get(f'{url}config', timeout=60).text
 
@@ -138,11 +141,11 @@ def test_addresses_are_refused_and_not_fetched(address, page):
         r = requests.post(f'{page[0]}gradio_api/{route}', json=dict(data=[dict(path=address, meta=dict(_type='gradio.FileData'))], fn_index=0, session_hash='x'), timeout=20)
         assert r.status_code == 400 and 'send the file itself' in r.text
     said = json.dumps(dict(data=[dict(path=address, meta=dict(_type='gradio.FileData'))], fn_index=0, session_hash='x'))
-    deep = said[:-1] + ', "z": ' + '['*600 + ']'*600 + '}'                       # too deep to be looked through
+    deep = said[:-1] + ', "z": ' + '['*600 + ']'*600 + '}'                       # nested too deeply to be checked
     for route, body in (('call/predict', deep), ('run/upload', said), ('run/predict', said)):
         r = requests.post(f'{page[0]}gradio_api/{route}', data=body, headers={'Content-Type': 'application/json'}, timeout=20)
         assert r.status_code in (400, 404), (route, r.text)
-    assert left(page) == []
+    assert remaining_files(page) == []
 
 def test_one_answer_at_a_time(page, client, clips, bundle, monkeypatch, without_explanation):
     "Visitors and programs share one queue, so only one recording at a time is in memory."
@@ -155,21 +158,21 @@ def test_one_answer_at_a_time(page, client, clips, bundle, monkeypatch, without_
         finally: now.pop()
     monkeypatch.setattr(bundle, 'recognise', counted)
     with ThreadPoolExecutor(4) as ex:
-        programs = [ex.submit(asked, client, clips/'angry.wav') for _ in range(2)]
-        people = [ex.submit(lambda: list(visited(page[0], clips/'talk.wav'))[-1]) for _ in range(2)]
+        programs = [ex.submit(ask_endpoint, client, clips/'angry.wav') for _ in range(2)]
+        people = [ex.submit(lambda: list(send_to_page(page[0], clips/'talk.wav'))[-1]) for _ in range(2)]
         assert all(p.result() for p in programs) and all('ser-bars' in p.result()['output']['data'][0] for p in people)
-    assert most == [1]*4 and left(page) == []
+    assert most == [1]*4 and remaining_files(page) == []
 
-def test_a_long_recording_shows_how_far_it_is(page, clips, bundle, monkeypatch, without_explanation):
+def test_a_long_recording_shows_its_progress(page, clips, bundle, monkeypatch, without_explanation):
     windows = bundle.windows
     def slow(*args):
         for w in windows(*args):
             time.sleep(.1)
             yield w
     monkeypatch.setattr(bundle, 'windows', slow)
-    shares = [m['progress_data'][0]['progress'] for m in visited(page[0], clips/'talk.wav') if m['msg'] == 'progress' and m['progress_data']]
+    shares = [m['progress_data'][0]['progress'] for m in send_to_page(page[0], clips/'talk.wav') if m['msg'] == 'progress' and m['progress_data']]
     assert len(set(shares)) > 1 and shares == sorted(shares) and 0 < shares[0] and shares[-1] <= 1
-    assert not [m for m in visited(page[0], clips/'angry.wav') if m['msg'] == 'progress' and m['progress_data']]
+    assert not [m for m in send_to_page(page[0], clips/'angry.wav') if m['msg'] == 'progress' and m['progress_data']]
 
 @pytest.mark.parametrize('threshold', [-.1, 30, float('nan')])
 def test_a_threshold_is_a_probability(threshold, bundle):
@@ -189,8 +192,8 @@ def test_an_invalid_port(port):
 def test_an_exported_bundle_on_the_page(shipped, tmp_path, clips, bundle):
     exported = Predictor(shipped)
     with A.serving(exported, port=free_port()) as (url, uploads):
-        got = asked(Client(url, verbose=False, download_files=tmp_path), clips/'angry.wav')
-        assert left((url, uploads)) == []
+        got = ask_endpoint(Client(url, verbose=False, download_files=tmp_path), clips/'angry.wav')
+        assert remaining_files((url, uploads)) == []
     np.testing.assert_allclose(pd.Series(got), bundle.predict(clips/'angry.wav'), atol=1e-3)
     html = A.answer_html(exported, clips/'talk.wav')
     assert 'Most certain part' in html and 'ser-player' in html
@@ -215,12 +218,12 @@ def test_an_answer_of_a_long_recording(bundle, clips):
     assert '<h2>uncertain: no emotion' in A.answer_html(bundle, clips/'angry.wav', threshold=1.) and 'uncertain' not in A.answer_html(bundle, clips/'angry.wav', threshold=0.)
 
 def test_the_explained_samples_are_the_classified_ones(bundle, tmp_path, monkeypatch):
-    "The very samples, of a recording in stereo and at another rate."
+    "Also of a recording in stereo with another sample rate."
     explain, explained = A.explain, []
-    def spied(p, audio, sr, label):
+    def record(p, audio, sr, label):
         explained.append((next(p.windows(audio, sr))[1], label))
         return explain(p, audio, sr, label)
-    monkeypatch.setattr(A, 'explain', spied)
+    monkeypatch.setattr(A, 'explain', record)
     left = np.concatenate([make_clip((e, 2, 1, 1, 1)) for e in (2, 3, 6, 4, 5)*5])/2**15
     sf.write(tmp_path/'talk.flac', np.stack([left, .2*np.roll(left, 999)], 1), 44100)
     A.answer_html(bundle, tmp_path/'talk.flac')
@@ -228,28 +231,28 @@ def test_the_explained_samples_are_the_classified_ones(bundle, tmp_path, monkeyp
     surest = timeline.start[timeline[label].idxmax()]
     assert len(timeline) > 3
     answered = next(w for start, w in bundle.windows(tmp_path/'talk.flac') if start/bundle.sr == surest)
-    np.testing.assert_allclose(x, answered - answered.mean(), atol=1e-6)   # the mean of a window is removed, as for its features
+    np.testing.assert_allclose(x, answered - answered.mean(), atol=1e-6)   # without the mean of the window, as for its features
 
 
 def test_a_recording_without_speech(page, client, clips):
     "The page says what to do, and programs get no probabilities."
-    assert [m for m in visited(page[0], clips/'noise.wav')][-1]['output']['data'][0] == A.NO_SPEECH_HTML
-    assert set(asked(client, clips/'noise.wav').values()) == {None} and left(page) == []
+    assert [m for m in send_to_page(page[0], clips/'noise.wav')][-1]['output']['data'][0] == A.NO_SPEECH_HTML
+    assert set(ask_endpoint(client, clips/'noise.wav').values()) == {None} and remaining_files(page) == []
 
-def status(url, *paths, session=None): return [*visited(url, *paths, event='upload', session=session)][-1]['output']['data'][2]
+def status(url, *paths, session=None): return [*send_to_page(url, *paths, event='upload', session=session)][-1]['output']['data'][2]
 
 def test_a_session_adapts_to_a_voice(page, clips, bundle, without_explanation):
     "Only this session, until the profile is removed; no file is kept, and a saved profile gives the same answer."
     me, other = 'me', 'other'
     html = status(page[0], clips/'happy.wav', clips/'sad.wav', clips/'noise.wav', session=me)
-    assert 'Adapted to 2 clips. Files that contain no speech or cannot be read were left out.' in html and left(page) == []
-    answers = {s: [*visited(page[0], clips/'angry.wav', session=s)][-1]['output']['data'][0] for s in (me, other)}
+    assert 'Adapted to 2 clips. Files that contain no speech or cannot be read were left out.' in html and remaining_files(page) == []
+    answers = {s: [*send_to_page(page[0], clips/'angry.wav', session=s)][-1]['output']['data'][0] for s in (me, other)}
     assert 'Adapted to 2 clips' in answers[me] and 'Adapted' not in answers[other]
     adapted = bundle.adapt([clips/'happy.wav', clips/'sad.wav'])
     assert A.answer_sentence(adapted.predict(clips/'angry.wav')) in answers[me]
     (clips/'me.json').write_bytes(base64.b64decode(html.partition('base64,')[2].partition('"')[0]))
-    assert 'Adapted to 2 clips.' in status(page[0], clips/'me.json', session='later') and left(page) == []
-    answer = [*visited(page[0], clips/'angry.wav', session='later')][-1]['output']['data'][0]
+    assert 'Adapted to 2 clips.' in status(page[0], clips/'me.json', session='later') and remaining_files(page) == []
+    answer = [*send_to_page(page[0], clips/'angry.wav', session='later')][-1]['output']['data'][0]
     assert answer == answers[me]
     np.testing.assert_allclose(Predictor(profile=clips/'me.json').predict(clips/'angry.wav'), adapted.predict(clips/'angry.wav'), atol=1e-3)
 
@@ -267,11 +270,11 @@ def test_an_adaptation_that_fails_is_explained_in_one_line(names, message, page,
     (clips/'text.json').write_text('hello')
     html = status(page[0], *[clips/name for name in names])
     text = html.removeprefix('<div class="ser"><p role="alert">').removesuffix('</p></div>')
-    assert message in text and not set(text) & set('<\n') and '--' not in text and str(page[1]) not in text and left(page) == []
+    assert message in text and not set(text) & set('<\n') and '--' not in text and str(page[1]) not in text and remaining_files(page) == []
 
 def test_too_many_files_in_one_upload(page, clips):
     r = requests.post(f'{page[0]}gradio_api/upload', files=[('files', (f'{i}.wav', b'x')) for i in range(A.MAX_FILES + 1)], timeout=60)
-    assert r.status_code == 400 and left(page) == []
+    assert r.status_code == 400 and remaining_files(page) == []
 
 def test_a_model_without_an_embedding_has_no_box_for_adaptation(tmp_path):
     def ids(bundle): return {c['props'].get('elem_id') for c in A.build_app(bundle, tmp_path).config['components']}
@@ -292,7 +295,7 @@ def driver():
     yield d
     d.quit()
 
-def found(d, css, seconds=120):
+def find(d, css, seconds=120):
     "The first element that matches, once it exists."
     end = time.time() + seconds
     while not (e := d.find_elements('css selector', css)):
@@ -300,18 +303,18 @@ def found(d, css, seconds=120):
         time.sleep(.1)
     return e[0]
 
-def opened(d, page, path=None):
+def open_page(d, page, path=None):
     d.get(page[0])
-    file = found(d, '#recording input[type=file]')
+    file = find(d, '#recording input[type=file]')
     if path: file.send_keys(str(path))
 
 @in_browser
 def test_upload_answer_and_player(driver, page, clips, bundle):
-    opened(driver, page, clips/'talk.wav')
-    assert found(driver, '#answer h2').text == A.answer_sentence(bundle.predict(clips/'talk.wav'))
+    open_page(driver, page, clips/'talk.wav')
+    assert find(driver, '#answer h2').text == A.answer_sentence(bundle.predict(clips/'talk.wav'))
     assert len(driver.find_elements('css selector', '#answer .ser-bars tr')) == len(bundle.labels)
-    assert found(driver, '#answer img.ser-picture').is_displayed()
-    assert left(page) == []
+    assert find(driver, '#answer img.ser-picture').is_displayed()
+    assert remaining_files(page) == []
     at = 'return parseFloat(document.querySelector("figure.ser-player span").style.left)'
     before = driver.execute_script(at)
     driver.execute_script('document.querySelector("figure.ser-player audio").play()')
@@ -322,76 +325,76 @@ def test_upload_answer_and_player(driver, page, clips, bundle):
 def test_the_page_works_offline(driver, page):
     "Every request goes to the page itself."
     driver.get_log('performance')
-    opened(driver, page)
-    sent = [json.loads(e['message'])['message'] for e in driver.get_log('performance')]
-    urls = [m['params']['request']['url'] for m in sent if m['method'] == 'Network.requestWillBeSent']
+    open_page(driver, page)
+    messages = [json.loads(e['message'])['message'] for e in driver.get_log('performance')]
+    urls = [m['params']['request']['url'] for m in messages if m['method'] == 'Network.requestWillBeSent']
     assert 'Content-Security-Policy' in requests.get(page[0], timeout=20).text
     assert len(urls) > 5 and [u for u in urls if not u.startswith((page[0], 'data:', 'blob:'))] == []
 
 @in_browser
 def test_a_broken_file_is_refused(driver, page, clips):
-    opened(driver, page, clips/'broken.wav')
-    assert 'broken.wav: ' in found(driver, '#answer [role=alert]').text
-    assert not driver.find_elements('css selector', '#answer .ser-bars') and left(page) == []
+    open_page(driver, page, clips/'broken.wav')
+    assert 'broken.wav: ' in find(driver, '#answer [role=alert]').text
+    assert not driver.find_elements('css selector', '#answer .ser-bars') and remaining_files(page) == []
 
 @in_browser
 def test_a_large_file_is_refused(driver, page, clips):
-    opened(driver, page, clips/'film.wav')
-    said = found(driver, '#answer [role=alert]').text
-    assert 'film.wav is too large: the limit is 1 MB' in said and not driver.find_elements('css selector', '.ser-wait') and left(page) == []
+    open_page(driver, page, clips/'film.wav')
+    said = find(driver, '#answer [role=alert]').text
+    assert 'film.wav is too large: the limit is 1 MB' in said and not driver.find_elements('css selector', '.ser-wait') and remaining_files(page) == []
 
 @in_browser
-def test_what_is_offered_is_what_can_be_read(driver, page, clips, without_explanation):
-    opened(driver, page)
+def test_the_file_dialogue_offers_the_readable_formats(driver, page, clips, without_explanation):
+    open_page(driver, page)
     assert driver.find_element('css selector', '#recording input[type=file]').get_attribute('accept') == ','.join(A.AUDIO_FORMATS)
     (clips/'voice & me.webm').write_bytes(bytes(100))
-    opened(driver, page, clips/'voice & me.webm')
-    said = found(driver, '#answer [role=alert]').text
+    open_page(driver, page, clips/'voice & me.webm')
+    said = find(driver, '#answer [role=alert]').text
     assert 'cannot read voice _ me.webm: convert it to wav, flac, mp3 or ogg' in said and '\n' not in said.split('No answer\n')[1]
-    assert not driver.find_elements('css selector', '.ser-wait') and not driver.find_elements('css selector', '.toast-body') and left(page) == []
+    assert not driver.find_elements('css selector', '.ser-wait') and not driver.find_elements('css selector', '.toast-body') and remaining_files(page) == []
     x = make_clip((5, 2, 1, 1, 1))
     for kind, options in dict(ogg={}, oga=dict(format='OGG'), opus=dict(format='OGG', subtype='OPUS'), aif=dict(format='AIFF'), flac={}, mp3=dict(format='MP3')).items():
         sf.write(clips/f'fine.{kind}', x, 16000, **options)
-        opened(driver, page, clips/f'fine.{kind}')
-        assert 'sure' in found(driver, '#answer h2').text or 'uncertain' in found(driver, '#answer h2').text, kind
+        open_page(driver, page, clips/f'fine.{kind}')
+        assert 'sure' in find(driver, '#answer h2').text or 'uncertain' in find(driver, '#answer h2').text, kind
 
 @in_browser
 def test_adaptation_in_the_browser(driver, page, clips, without_explanation):
-    opened(driver, page)
-    box = lambda *names: found(driver, '#voice input[type=file]').send_keys('\n'.join(str(clips/name) for name in names))
-    assert found(driver, '#voice input[type=file]').get_attribute('accept') == ','.join([*A.AUDIO_FORMATS, '.json'])
+    open_page(driver, page)
+    box = lambda *names: find(driver, '#voice input[type=file]').send_keys('\n'.join(str(clips/name) for name in names))
+    assert find(driver, '#voice input[type=file]').get_attribute('accept') == ','.join([*A.AUDIO_FORMATS, '.json'])
     box('angry.wav', 'film.wav')
-    assert 'The selection is too large: the limit is 1 MB' in found(driver, '#adaptation [role=alert]').text and left(page) == []
+    assert 'The selection is too large: the limit is 1 MB' in find(driver, '#adaptation [role=alert]').text and remaining_files(page) == []
     box('angry.wav')
-    until(lambda: 'one clip is too little' in found(driver, '#adaptation').text, 60)
+    wait_until(lambda: 'one clip is too little' in find(driver, '#adaptation').text, 60)
     box('happy.wav', 'sad.wav')
-    assert found(driver, '#adaptation [role=status]').text == 'Adapted to 2 clips. Save this profile'
-    assert found(driver, '#adaptation a[download]').get_attribute('href').startswith('data:application/json')
-    found(driver, '#recording input[type=file]').send_keys(str(clips/'angry.wav'))
-    assert found(driver, '#answer h2') and 'Adapted to 2 clips of a voice.' in driver.find_element('css selector', '#answer').text
-    found(driver, '#remove').click()
-    until(lambda: not driver.find_elements('css selector', '#adaptation [role=status]'), 60)
-    until(lambda: not [b for b in driver.find_elements('css selector', '#remove') if b.is_displayed()], 60)
-    assert left(page) == []
+    assert find(driver, '#adaptation [role=status]').text == 'Adapted to 2 clips. Save this profile'
+    assert find(driver, '#adaptation a[download]').get_attribute('href').startswith('data:application/json')
+    find(driver, '#recording input[type=file]').send_keys(str(clips/'angry.wav'))
+    assert find(driver, '#answer h2') and 'Adapted to 2 clips of a voice.' in driver.find_element('css selector', '#answer').text
+    find(driver, '#remove').click()
+    wait_until(lambda: not driver.find_elements('css selector', '#adaptation [role=status]'), 60)
+    wait_until(lambda: not [b for b in driver.find_elements('css selector', '#remove') if b.is_displayed()], 60)
+    assert remaining_files(page) == []
 
 @in_browser
 def test_an_example(driver, page):
-    "It gets an answer and is not deleted."
-    opened(driver, page)
-    found(driver, '#examples button').click()
-    assert found(driver, '#answer h2').text
+    "An example gets an answer and is not deleted."
+    open_page(driver, page)
+    find(driver, '#examples button').click()
+    assert find(driver, '#answer h2').text
     assert len(list((page[1].parent/'clips').glob('*.wav'))) == len(EXAMPLES)
 
 @in_browser
 @pytest.mark.parametrize('width, height', [(1280, 900), (390, 844)])
 def test_desktop_and_phone(width, height, driver, page, clips, tmp_path):
-    "Nothing is wider than the screen, the answer is on the first one, and there is a picture of it all."
+    "Nothing is wider than the screen, and the answer is visible without scrolling."
     driver.execute_cdp_cmd('Emulation.setDeviceMetricsOverride', dict(width=width, height=height, deviceScaleFactor=1, mobile=width < 500))
     try:
-        opened(driver, page, clips/'talk.wav')
-        answer, recording = found(driver, '#answer h2'), found(driver, '#recording').rect
+        open_page(driver, page, clips/'talk.wav')
+        answer, recording = find(driver, '#answer h2'), find(driver, '#recording').rect
         assert answer.is_displayed() and answer.rect['y'] + answer.rect['height'] < height
-        if width < 500: assert recording['y'] + recording['height'] < answer.rect['y'] < found(driver, '#examples').rect['y'], 'one column, the answer second'
+        if width < 500: assert recording['y'] + recording['height'] < answer.rect['y'] < find(driver, '#examples').rect['y'], 'one column, the answer second'
         else: assert answer.rect['x'] > recording['x'] + recording['width'], 'two columns'
         assert driver.execute_script('return document.documentElement.scrollWidth') <= width
         shown = driver.find_elements('css selector', '#answer h2, #answer .ser-bars tr, #answer img, #answer audio, #examples button')
@@ -408,12 +411,12 @@ def test_desktop_and_phone(width, height, driver, page, clips, tmp_path):
 @in_browser
 def test_a_microphone(driver, page):
     "Chromium's simulated microphone gets an answer, and no file is kept."
-    opened(driver, page)
-    found(driver, '#recording button[aria-label="Record audio"]').click()
-    found(driver, '#recording .record-button').click()
+    open_page(driver, page)
+    find(driver, '#recording button[aria-label="Record audio"]').click()
+    find(driver, '#recording .record-button').click()
     time.sleep(2.5)
-    found(driver, '#recording .stop-button').click()
-    assert found(driver, '#answer h2').text and left(page) == []
+    find(driver, '#recording .stop-button').click()
+    assert find(driver, '#answer h2').text and remaining_files(page) == []
 
 
 # the command
@@ -426,16 +429,16 @@ def test_the_command(clips, bundle, tmp_path):
     url = f'http://127.0.0.1:{port}/'
     tmp.mkdir(), got.mkdir()
     nowhere = {k: 'socks5://127.0.0.1:9' if 'all' in k.lower() else 'http://127.0.0.1:9' for name in ('http_proxy', 'https_proxy', 'all_proxy') for k in (name, name.upper())}
-    env = os.environ | nowhere | dict(TMPDIR=str(tmp), no_proxy='', NO_PROXY='')     # as in an office, where a proxy leads to the internet
+    env = os.environ | nowhere | dict(TMPDIR=str(tmp), no_proxy='', NO_PROXY='')     # as in an office with a proxy
     with subprocess.Popen([BIN/'ser_app', '--port', str(port)], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as p:
         try:
             assert p.stdout.readline() == f'{url} (stop with Ctrl-C)\n', p.stderr.read()
-            answer = asked(Client(url, verbose=False, download_files=got), clips/'angry.wav')
+            answer = ask_endpoint(Client(url, verbose=False, download_files=got), clips/'angry.wav')
             np.testing.assert_allclose(pd.Series(answer), bundle.predict(clips/'angry.wav'), atol=1e-5)
-            with socket.create_connection(('127.0.0.1', port)) as s:   # a tab that is closed while it sends
+            with socket.create_connection(('127.0.0.1', port)) as s:   # a tab that is closed during an upload
                 s.sendall(b'POST /gradio_api/upload HTTP/1.1\r\nHost: x\r\nContent-Length: 999\r\nContent-Type: multipart/form-data; boundary=x\r\n\r\n--x\r\n')
                 time.sleep(1)
-            assert sent(url, clips/'angry.wav')[0].is_relative_to(tmp) and list(tmp.rglob('angry.wav'))
+            assert send_files(url, clips/'angry.wav')[0].is_relative_to(tmp) and list(tmp.rglob('angry.wav'))
             p.send_signal(signal.SIGINT)
             out, err = p.communicate(timeout=120)
         finally: p.kill()

@@ -1,90 +1,179 @@
-"""Install the wheel in an empty environment, as a new user does, and predict by every interface.
+"""Install the wheel in an empty environment, and use it there as a new user does, offline.
 
-    .venv/bin/python tests/trial.py ravdess/Actor_01/03-01-05-01-01-01-01.wav emodb/wav/03a01Fa.wav ...
+    .venv/bin/python tests/trial.py                             # installs all requirements: some minutes
+    .venv/bin/python tests/trial.py --python .venv/bin/python   # uses the packages of that environment instead
 
-The arguments are recordings; the first one must be a RAVDESS clip in the folder of all corpora. Prints the
-commands and their output as Markdown, and stops at the first unexpected output. Needs PyPI and some minutes.
+Prints one line per step with its time, and exits with 1 if a step fails. pytest does not collect this file.
 """
-import json, os, subprocess, sys, tempfile, time
+import argparse, json, os, shutil, socket, subprocess, sys, tempfile, time
 from pathlib import Path
 
 import numpy as np
 
 REPO = Path(__file__).parents[1]
-CLIPS = [Path(c).resolve() for c in sys.argv[1:]] or sys.exit(__doc__)
-ENV = {k: v for k, v in os.environ.items()
-       if k not in ('PYTHONPATH', 'VIRTUAL_ENV') and not k.startswith('SER_')}
+MAX_WHEEL_MB = 40
+RUNTIME = 'onnxruntime', 'numpy', 'soundfile', 'soxr'   # all that an exported folder needs
+TIMEOUT_S = 1800
+STEPS = []
 
-def run(*words, code=0, cwd):
-    "Run a command, print it with its output, check its exit code, and return its standard output."
-    r = subprocess.run(list(map(str, words)), cwd=cwd, env=ENV, capture_output=True, text=True, timeout=1800)
-    plain = lambda s: s.replace(str(cwd), '.').replace(str(CLIPS[0].parents[2]), 'DATA').rstrip()
-    command = ' '.join([Path(words[0]).name, *map(str, words[1:])])
-    print(f'```\n$ {plain(command)}\n{plain(r.stdout + r.stderr)}\n```\n', flush=True)
-    assert r.returncode == code, f'exit code {r.returncode} instead of {code}'
-    assert 'Traceback' not in r.stdout + r.stderr
-    return r.stdout
-
-def new_environment(folder, *packages):
-    "Create a virtual environment with these packages only, and return its `bin` folder."
-    subprocess.run([sys.executable, '-m', 'venv', folder], check=True)
-    pip = folder/'bin'/'python', '-m', 'pip', 'install', '-q', '--disable-pip-version-check'
-    subprocess.run([*pip, *map(str, packages)], check=True, env=ENV)
-    return folder/'bin'
-
-def probabilities(lines):
-    "Probabilities (n_clips, n_labels) from lines of JSON."
-    return np.array([list(json.loads(l)['probabilities'].values()) for l in lines.splitlines()])
-
-QUERY_PAGE = '''
+MAKE_CLIPS = '''
+from pathlib import Path
+import numpy as np, soundfile as sf
+from ser_fastai.synth import example_clips, make_clip
+Path('my_clips').mkdir()
+sf.write('clip.wav', make_clip((5, 2, 1, 1, 1)), 16000)
+for emotion in (1, 3, 4): sf.write(f'my_clips/{emotion}.wav', make_clip((emotion, 1, 1, 1, 1)), 16000)
+sf.write('noise.wav', .1*np.random.default_rng(0).standard_normal(48000), 16000)
+Path('broken.wav').write_text('not audio')
+'''
+ASK_PAGE = '''
 import json, sys
 from gradio_client import Client, handle_file
 page = Client(sys.argv[1], verbose=False)
-for clip in sys.argv[2:]:
-    print(json.dumps(dict(probabilities=page.predict(handle_file(clip), api_name='/predict'))))
+print(json.dumps(page.predict(handle_file('clip.wav'), api_name='/predict')))
 '''
 
-with tempfile.TemporaryDirectory() as d:
-    d = Path(d)
-    (d/'empty').mkdir()
-    build = sys.executable, '-m', 'build', '--wheel', '--outdir', d, REPO
-    subprocess.run(build, check=True, capture_output=True)
-    wheel = next(d.glob('*.whl'))
-    full = new_environment(d/'full', f'{wheel}[onnx,app]')
-    without_torch = new_environment(d/'without_torch', 'onnxruntime', 'numpy', 'soundfile', 'soxr')
-    def run_empty(*words, **kwargs): return run(*words, cwd=d/'empty', **kwargs)
-    (d/'empty'/'broken.wav').write_text('not audio')
 
-    print('## Predict\n')
-    run_empty(full/'ser_predict', *CLIPS)
-    expected = probabilities(run_empty(full/'ser_predict', *CLIPS, '--format', 'json'))
-    run_empty(full/'ser_predict', CLIPS[0], 'broken.wav', 'missing.wav', code=1)
-    run_empty(full/'ser_predict', CLIPS[0], '--threshold', 50, code=2)
+def user_environment(home):
+    "Environment variables of a user without settings, whose network does not work."
+    env = {k: v for k, v in os.environ.items()
+           if k not in ('PYTHONPATH', 'VIRTUAL_ENV') and not k.startswith('SER_')}
+    proxies = {k: 'http://127.0.0.1:9' for k in ('http_proxy', 'https_proxy', 'HTTP_PROXY', 'HTTPS_PROXY')}
+    return env | proxies | dict(HOME=str(home), no_proxy='localhost,127.0.0.1', NO_PROXY='localhost,127.0.0.1')
 
-    print('## Export\n')
-    for bits, tolerance in {32: 1e-3, 8: .5}.items():
-        options = ['--int8', '--data', CLIPS[0].parents[2]] if bits == 8 else []
-        run_empty(full/'ser_export', f'out{bits}', *options)
-        outputs = (run_empty(without_torch/'python', f'out{bits}/run.py', *CLIPS),
-                   run_empty(full/'ser_predict', *CLIPS, '--bundle', f'out{bits}', '--format', 'json'))
-        for output in outputs:
-            difference = np.abs(probabilities(output) - expected).max()
-            assert difference < tolerance, f'{bits} bits: {difference}'
-        run_empty(without_torch/'python', f'out{bits}/run.py', 'broken.wav', 'missing.wav', CLIPS[0], code=1)
-    pip_list = without_torch/'python', '-m', 'pip', 'list', '--format', 'freeze'
-    installed = subprocess.run(pip_list, check=True, env=ENV, capture_output=True, text=True).stdout
-    assert 'torch' not in installed and 'fastai' not in installed
 
-    print('## Web page\n')
-    with open(d/'page.log', 'w') as log:
-        page = subprocess.Popen([full/'ser_app', '--port', '7893'], cwd=d/'empty', env=ENV, stdout=log,
-                                stderr=subprocess.STDOUT)
+class Trial:
+    "A folder with a wheel, two environments and an empty working folder."
+    def __init__(self, folder, packages_of):
+        self.folder, self.packages_of, self.work = folder, packages_of, folder/'work'
+        self.work.mkdir()
+        self.env = user_environment(folder/'home')
+        self.bin, self.bare = folder/'full'/'bin', folder/'bare'/'bin'
+
+    def run(self, program, *args, status=0, env=None):
+        "Run a program in the working folder, check its exit status, and return its output."
+        command = [str(program), *map(str, args)]
+        r = subprocess.run(command, cwd=self.work, env=env or self.env, capture_output=True, text=True,
+                           timeout=TIMEOUT_S)
+        assert r.returncode == status, f'{Path(program).name} exited with {r.returncode}: {r.stderr[-500:]}'
+        assert 'Traceback' not in r.stderr, r.stderr[-500:]
+        return r.stdout if not status else r.stderr
+
+    def predict(self, *args): return json.loads(self.run(self.bin/'ser_predict', *args, '--format', 'json'))
+
+    def install(self, name, *requirements):
+        "Create an environment with these requirements, and nothing else."
+        python = self.folder/name/'bin'/'python'
+        if not self.packages_of:
+            self.run(sys.executable, '-m', 'venv', self.folder/name, env=os.environ)
+            pip = '-m', 'pip', 'install', '-q', '--disable-pip-version-check'
+            return self.run(python, *pip, *requirements, env=os.environ)
+        self.run(self.packages_of, '-m', 'venv', '--without-pip', self.folder/name)
+        path_of = '-c', 'import sysconfig; print(sysconfig.get_path("purelib"))'
+        site = Path(self.run(python, *path_of).strip())
+        (site/'packages.pth').write_text(self.run(self.packages_of, *path_of))
+        pip = '-m', 'pip', '--python', python, 'install', '-q', '--no-deps', '--no-index', '--force-reinstall'
+        wheels = [r.partition('[')[0] for r in requirements if '.whl' in r]
+        if wheels: self.run(self.packages_of, *pip, *wheels)
+
+
+def step(f):
+    STEPS.append(f)
+    return f
+
+def same(a, b, tolerance=1e-3):
+    "Check that two answers, label -> probability, agree."
+    assert list(a) == list(b) and np.allclose([*a.values()], [*b.values()], atol=tolerance), f'{a} is not {b}'
+
+@step
+def build_the_wheel(t):
+    source = t.folder/'source'   # a copy, without files of earlier builds
+    shutil.copytree(REPO/'ser_fastai', source/'ser_fastai', ignore=shutil.ignore_patterns('__pycache__'))
+    for path in REPO.iterdir():
+        if path.is_file(): shutil.copy(path, source)
+    isolation = ['--no-isolation'] if t.packages_of else []
+    python = t.packages_of or sys.executable
+    t.run(python, '-m', 'build', '--wheel', *isolation, '--outdir', t.folder, source, env=os.environ)
+    t.wheel = next(t.folder.glob('*.whl'))
+    mb = t.wheel.stat().st_size/1e6
+    assert mb <= MAX_WHEEL_MB, f'{t.wheel.name} has {mb:.1f} MB: the limit is {MAX_WHEEL_MB}'
+    return f'{t.wheel.name}, {mb:.1f} MB'
+
+@step
+def install_it(t):
+    t.install('full', f'{t.wheel}[onnx,app]')
+    t.install('bare', *RUNTIME)
+    return f'packages of {t.packages_of}' if t.packages_of else 'from the package registry'
+
+@step
+def import_it(t):
+    code = 'import ser_fastai; print(ser_fastai.__version__, ser_fastai.__file__)'
+    return t.run(t.bin/'python', '-c', code).strip()
+
+@step
+def predict_a_clip(t):
+    t.run(t.bin/'python', '-c', MAKE_CLIPS)
+    t.answer = t.predict('clip.wav')
+    assert abs(sum(t.answer['probabilities'].values()) - 1) < 1e-2 and not t.answer['error']
+    return f'{t.answer["emotion"]}, {t.answer["confidence"]:.2f}'
+
+@step
+def adapt_to_a_voice(t):
+    adapted = t.predict('clip.wav', '--adapt', 'my_clips', '--save-profile', 'me.json')
+    same(t.predict('clip.wav', '--profile', 'me.json')['probabilities'], adapted['probabilities'])
+    assert adapted['probabilities'] != t.answer['probabilities'], 'the adaptation changes nothing'
+    return f'{adapted["emotion"]}, {adapted["confidence"]:.2f}'
+
+@step
+def refuse_noise(t):
+    answer = t.predict('noise.wav')
+    assert answer['emotion'] == 'no speech' and answer['probabilities'] is None
+    return answer['emotion']
+
+@step
+def report_bad_input(t):
+    message = t.run(t.bin/'ser_predict', 'broken.wav', 'missing.wav', 'clip.wav', status=1).strip()
+    assert len(message.splitlines()) == 2, message
+    return message.splitlines()[0]
+
+@step
+def export_and_run(t):
+    t.run(t.bin/'ser_export', 'model')
+    done = json.loads(t.run(t.bare/'python', 'model/run.py', 'clip.wav'))
+    same(done['probabilities'], t.answer['probabilities'])
+    code = ('import sys, runpy; runpy.run_path("model/run.py"); '
+            'assert not {"torch", "fastai", "pandas"} & set(sys.modules)')
+    t.run(t.bare/'python', '-c', code)
+    return f'{done["emotion"]}, {done["confidence"]:.2f}'
+
+@step
+def ask_the_page(t):
+    with socket.create_server(('127.0.0.1', 0)) as s: port = str(s.getsockname()[1])
+    page = subprocess.Popen([t.bin/'ser_app', '--port', port], cwd=t.work, env=t.env, text=True,
+                            stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     try:
-        while 'http://' not in (d/'page.log').read_text():
-            assert page.poll() is None, (d/'page.log').read_text()
-            time.sleep(.5)
-        got = probabilities(run_empty(full/'python', '-c', QUERY_PAGE, 'http://127.0.0.1:7893', *CLIPS))
-        assert np.abs(got - expected).max() < 1e-3, f'the page: {np.abs(got - expected).max()}'
-    finally: page.terminate(), page.wait(60)
-    assert page.returncode == 0, (d/'page.log').read_text()
-    print('Files left in the working folder:', *sorted(p.name for p in (d/'empty').iterdir()))
+        url = page.stdout.readline().split(' ')[0]
+        assert url.startswith('http://'), page.stderr.read()[-500:]
+        same(json.loads(t.run(t.bin/'python', '-c', ASK_PAGE, url)), t.answer['probabilities'])
+    finally:
+        page.terminate()
+        page.wait(120)
+    assert page.returncode == 0, page.stderr.read()[-500:]
+    return url
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--python', metavar='PYTHON', type=lambda p: Path(p).absolute(),
+                        help='interpreter of an environment with all requirements; default: install them')
+    failed = 0
+    with tempfile.TemporaryDirectory() as d:
+        t = Trial(Path(d), parser.parse_args().python)
+        for f in STEPS:
+            start, name = time.time(), f.__name__.replace('_', ' ')
+            try: result = f(t)
+            except Exception as e: failed, result = failed + 1, f'FAILED: {type(e).__name__}: {e}'
+            print(f'{name:<18} {time.time() - start:6.1f} s  {result}', flush=True)
+    sys.exit(1 if failed else 0)
+
+if __name__ == '__main__': main()
