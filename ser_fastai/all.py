@@ -26,12 +26,13 @@ from .data import (SpectrogramBlock, TensorSpectrogram,
 from .metrics import (bootstrap, confusion, plot_confusion,
                                 plot_curves, recall_by_class, uar, wilson)
 from .experiment import run_grid, run_one, sweep
-from .recipes import ABLATIONS, RECIPES, Recipe, apply_options
+from .recipes import ABLATIONS, NETWORKS, RECIPES, Recipe, apply_options
 from .export import load_learner, load_network, to_bundle
 from .features import Features, build_features, log_mel, mfcc, plot_log_mel
 from .explain import (closest, explain, grad_cam, occlusion,
                                 player, plot_map, sanity_check)
 from .models.cnn import cnn_learner, load_body
+from .models.crnn import CRNN, attention, plot_attention
 from .models.lstm import BiLSTM
 from .models.svm import mfcc_stats, svm_pipeline
 from .predict import Predictor, plot_timeline, segments
@@ -43,6 +44,7 @@ from .splits import PROTOCOLS, Split, check_leaks, leaks, n_folds, plot_split, s
 from .synth import synthesise
 from .tables import show_table1, summarise, table1, top_losses
 from .train import BF16, Curves, fit_stages, speed_callbacks
+from .tuning import best_recipe, plot_importance, tune
 
 # %% ../nbs/42_all.ipynb #3ece7bba
 from fastcore.xml import __all__ as _tags   # fastai exports these HTML tags; `Audio` would hide IPython's

@@ -231,6 +231,8 @@ def in_short(
 # %% ../nbs/40_cards.ipynb #0d610393
 MODEL_TEXT = dict(svm='An SVM with an RBF kernel on {n_mfcc} MFCC ({stats} over time)',
                   lstm='A bidirectional LSTM of {layers} layers of {hidden} units on log-mel frames',
+                  crnn='A small CNN, a recurrent layer of {hidden} units per direction and attention over time, '
+                       'on log-mel frames',
                   cnn='A CNN ({arch}, initial weights: {weights}) on log-mel images',
                   speech='Layers of pretrained encoders, unchanged ({encoder}), with a linear head on the '
                          'mean and deviation over time of their hidden states')

@@ -74,6 +74,7 @@ def _text(help, **kwargs): return Param(help.replace('%', '%%'), str, **kwargs)
 
 _corpus_names = ', '.join(CORPUS_NAMES)
 _recipes = _text(f'recipes, separated by commas: {", ".join(RECIPE_NAMES)}; "all" for these six; '
+                 '"networks" for crnn, crnn_tiny and waveform; '
                  '"ablations" for the base recipe "ablation" and its variants, such as "ablation-mixup" '
                  'or "ablation+noise"')
 _protocol = _text(f'protocols, separated by commas: {", ".join(PROTOCOL_NAMES)}')
@@ -135,12 +136,12 @@ def _numbers(
 
 # %% ../nbs/41_cli.ipynb #f5a420a5
 def chosen_recipes(
-    names: str # separated by commas; "all" (of Table 1), "speech" and "ablations" stand for several
+    names: str # separated by commas; "all" (of Table 1), "networks", "speech" and "ablations" stand for several
 ) -> list:     # of `Recipe`
     "The recipes that an option names."
-    from ser_fastai.recipes import ABLATIONS, RECIPES, SPEECH
-    registry = RECIPES | SPEECH | ABLATIONS
-    groups = dict(all=RECIPES, speech=SPEECH, ablations=ABLATIONS)
+    from ser_fastai.recipes import ABLATIONS, NETWORKS, RECIPES, SPEECH
+    registry = RECIPES | NETWORKS | SPEECH | ABLATIONS
+    groups = dict(all=RECIPES, networks=NETWORKS, speech=SPEECH, ablations=ABLATIONS)
     recipes = []
     for name in _split(names):
         if name in groups: recipes += groups[name].values()

@@ -31,6 +31,7 @@ from .data import TensorSpectrogram, image_stats, image_tfms
 from .experiment import environment
 from .features import mel_filters
 from .models.cnn import create_cnn
+from .models.crnn import create_crnn
 from .models.lstm import BiLSTM
 from .recipes import Recipe
 from .train import stages
@@ -218,13 +219,14 @@ def to_int8(
 
 # %% ../nbs/19_export.ipynb #8e0fbb07
 def empty_network(
-    recipe: Recipe, # its model is "lstm" or "cnn"
+    recipe: Recipe, # its model is "lstm", "crnn" or "cnn"
     n_labels: int
 ) -> nn.Module:
     "The network of a recipe, without weights."
     with torch.device('meta'):
         if recipe.model == 'lstm':
             return BiLSTM(recipe.n_mels, n_labels, recipe.hidden, recipe.layers, recipe.dropout)
+        if recipe.model == 'crnn': return create_crnn(recipe, n_labels)
         return create_cnn(recipe.arch, n_labels, recipe.dropout, recipe.head)
 
 def _network_of(model, labels):
@@ -237,7 +239,7 @@ def _check_exportable(net, recipe, labels):
     if recipe.transductive:
         raise SerError(f'cannot export {recipe.name}: it standardises by {recipe.standardise}, '
                        'which needs more than one recording: export a recipe without')
-    if recipe.model not in ('cnn', 'lstm') or not isinstance(net, nn.Module):
+    if recipe.model not in ('cnn', 'lstm', 'crnn') or not isinstance(net, nn.Module):
         raise SerError(f'cannot export {recipe.name}: a {recipe.model} has no ONNX graph: '
                        'export a CNN or an LSTM')
     shapes = lambda m: {k: tuple(t.shape) for k, t in m.state_dict().items()}
