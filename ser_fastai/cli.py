@@ -138,8 +138,8 @@ def chosen_recipes(
     names: str # separated by commas; "all" (of Table 1), "speech" and "ablations" stand for several
 ) -> list:     # of `Recipe`
     "The recipes that an option names."
-    from ser_fastai.recipes import ABLATIONS, RECIPES, SPEECH
-    registry = RECIPES | SPEECH | ABLATIONS
+    from ser_fastai.recipes import ABLATIONS, RECIPES, SPEECH, SPEECH_NETWORKS
+    registry = RECIPES | SPEECH | SPEECH_NETWORKS | ABLATIONS
     groups = dict(all=RECIPES, speech=SPEECH, ablations=ABLATIONS)
     recipes = []
     for name in _split(names):

@@ -25,6 +25,7 @@ from .core import (SerError, atomic_write, cache_path, hash_of, one_line, progre
 from .features import build_features
 from .metrics import metrics
 from .models.cnn import train_cnn
+from .models.finetune import train_finetune
 from .models.lstm import train_lstm
 from .models.speech import build_embeddings, train_speech
 from .models.svm import train_svm
@@ -34,7 +35,7 @@ from .splits import PROTOCOLS, Split, check_leaks, leaks, n_folds, split
 from .train import prediction_frame
 
 # %% ../nbs/18_experiment.ipynb #0c517f3b
-TRAINERS = dict(svm=train_svm, lstm=train_lstm, cnn=train_cnn, speech=train_speech)
+TRAINERS = dict(svm=train_svm, lstm=train_lstm, cnn=train_cnn, speech=train_speech, finetune=train_finetune)
 
 def model_input(
     df: pd.DataFrame, # corpus frame

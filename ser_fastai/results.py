@@ -58,7 +58,7 @@ CLIPS = ['clip', 'corpus', 'speaker', 'gender', 'emotion', 'intensity', 'sentenc
 # %% ../nbs/22_results.ipynb #dc39a2ac
 def recipe_facts(recipe) -> dict:
     "Facts of a run that follow from its `Recipe`."
-    cnn, trained_by_epochs = recipe.model == 'cnn', recipe.model in ('cnn', 'lstm')
+    cnn, trained_by_epochs = recipe.model == 'cnn', recipe.model in ('cnn', 'lstm', 'finetune')
     return dict(recipe=recipe.name, recipe_hash=recipe.hash, arch=recipe.arch if cnn else recipe.model,
                 weights=Path(recipe.weights).name if cnn else recipe.encoder,
                 size='-'.join(map(str, recipe.sizes)) if cnn else '',
