@@ -9,7 +9,7 @@ PACKAGE = Path(__file__).parents[1]/'ser_fastai'
 FOUNDATION = ['core', 'containers', 'audio', 'archives', 'files', 'labels', 'parsers', 'bundle_info', 'corpora', 'synth', 'recordings', 'augment',
               'features', 'splits', 'heads']  # each may import the earlier ones
 TRAIN = ['recipes', 'data', 'train', 'models.svm', 'models.lstm', 'models.cnn', 'models.speech',
-         'models.encoders', 'adaptation', 'experiment', 'export', 'export_speech']
+         'models.encoders', 'models.finetune', 'adaptation', 'experiment', 'export', 'export_speech']
 JUDGE = ['metrics', 'calibration', 'significance', 'results', 'tables', 'compare', 'ablation', 'plots', 'report']
 USE = ['speech_detector', 'runtime', 'predict', 'explain', 'app']
 JOINS = ['cards', 'publish', 'cli', 'all']

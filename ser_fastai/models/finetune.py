@@ -241,7 +241,7 @@ def speech_learner(
     weight = torch.tensor(n_clips.mean()/n_clips, dtype=torch.float32, device=dls.device)
     cbs = [WeightAverage(recipe.average)] if recipe.average else []
     return Learner(dls, model, loss_func=CrossEntropyLossFlat(weight=weight), metrics=accuracy,
-                   splitter=parameter_groups, cbs=cbs, lr=recipe.lr, wd=recipe.wd)
+                   splitter=parameter_groups, cbs=cbs, lr=recipe.lr, wd=recipe.wd, train_bn=False)
 
 # %% ../../nbs/16c_finetune.ipynb #d0179e6e
 def train_finetune(
