@@ -26,13 +26,15 @@ from .data import (SpectrogramBlock, TensorSpectrogram,
 from .metrics import (bootstrap, confusion, plot_confusion,
                                 plot_curves, recall_by_class, uar, wilson)
 from .experiment import run_grid, run_one, sweep
-from .recipes import ABLATIONS, NETWORKS, RECIPES, Recipe, apply_options
+from .recipes import ABLATIONS, NETWORKS, RECIPES, SPEECH, SPEECH_NETWORKS, Recipe, apply_options
 from .export import load_learner, load_network, to_bundle
 from .features import Features, build_features, log_mel, mfcc, plot_log_mel
 from .explain import (closest, explain, grad_cam, occlusion,
                                 player, plot_map, sanity_check)
 from .models.cnn import cnn_learner, load_body
 from .models.crnn import CRNN, attention, plot_attention
+from .models.encoders import choose_layers, layer_scores
+from .models.finetune import AttentionPool, speech_learner, train_finetune
 from .models.lstm import BiLSTM
 from .models.svm import mfcc_stats, svm_pipeline
 from .predict import Predictor, plot_timeline, segments

@@ -139,8 +139,8 @@ def chosen_recipes(
     names: str # separated by commas; "all" (of Table 1), "networks", "speech" and "ablations" stand for several
 ) -> list:     # of `Recipe`
     "The recipes that an option names."
-    from ser_fastai.recipes import ABLATIONS, NETWORKS, RECIPES, SPEECH
-    registry = RECIPES | NETWORKS | SPEECH | ABLATIONS
+    from ser_fastai.recipes import ABLATIONS, NETWORKS, RECIPES, SPEECH, SPEECH_NETWORKS
+    registry = RECIPES | NETWORKS | SPEECH | SPEECH_NETWORKS | ABLATIONS
     groups = dict(all=RECIPES, networks=NETWORKS, speech=SPEECH, ablations=ABLATIONS)
     recipes = []
     for name in _split(names):

@@ -26,6 +26,7 @@ from .features import build_features
 from .metrics import metrics
 from .models.cnn import train_cnn
 from .models.crnn import train_crnn
+from .models.finetune import train_finetune
 from .models.lstm import train_lstm
 from .models.speech import build_embeddings, train_speech
 from .models.svm import train_svm
@@ -37,7 +38,7 @@ from .train import prediction_frame
 
 # %% ../nbs/18_experiment.ipynb #0c517f3b
 TRAINERS = dict(svm=train_svm, lstm=train_lstm, cnn=train_cnn, crnn=train_crnn, waveform=train_waveform,
-                speech=train_speech)
+                speech=train_speech, finetune=train_finetune)
 INPUTS = dict(speech=build_embeddings, waveform=build_waveforms)   # all others: `build_features`
 
 def model_input(

@@ -9,7 +9,8 @@ PACKAGE = Path(__file__).parents[1]/'ser_fastai'
 FOUNDATION = ['core', 'containers', 'audio', 'archives', 'files', 'labels', 'parsers', 'bundle_info', 'corpora', 'synth', 'recordings', 'augment',
               'features', 'splits', 'heads']  # each may import the earlier ones
 TRAIN = ['recipes', 'data', 'train', 'models.svm', 'models.lstm', 'models.cnn', 'models.crnn', 'models.waveform',
-         'models.speech', 'models.encoders', 'adaptation', 'experiment', 'tuning', 'export', 'export_speech']
+         'models.speech', 'models.encoders', 'models.finetune', 'adaptation', 'experiment', 'tuning', 'export',
+         'export_speech']
 JUDGE = ['metrics', 'calibration', 'significance', 'results', 'tables', 'compare', 'ablation', 'plots', 'report']
 USE = ['speech_detector', 'runtime', 'output', 'predict', 'explain', 'app']
 JOINS = ['cards', 'publish', 'own_model', 'cli', 'all']

@@ -97,7 +97,8 @@ def hub_config(
     return transformers.AutoConfig.from_pretrained(source)
 
 def _cannot_load(source, e):
-    return SerError(f'cannot load {source} ({one_line(e, 200)}): check the name and the connection, '
+    reason = one_line(str(e).strip().partition('\n')[0], 200)
+    return SerError(f'cannot load {source} ({reason}): check the name and the connection, '
                     'or download the model elsewhere and name its folder, e.g. hf:FOLDER:4-7')
 
 def hub_facts(
