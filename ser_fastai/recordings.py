@@ -138,8 +138,8 @@ def random_recording(
     if chance(.5): x = resample(x, RATE*rng.uniform(.88, 1.12), RATE)
     if chance(.35): x = reverberate(x, rng.uniform(.15, .8), rng.uniform(.2, 1.2), rng)
     if chance(.6): x = equalise(x, rng)
-    if chance(.6):
-        noise = babble(len(x), rng) if chance(1/3) else coloured_noise(len(x), rng.uniform(0, 2), rng)
+    if chance(.75):
+        noise = babble(len(x), rng) if chance(.5) else coloured_noise(len(x), rng.uniform(0, 2), rng)
         x = add_at_snr(x, noise, rng.uniform(5, 30))
     if chance(.15): x = clip_peaks(x, rng.uniform(.005, .08))
     kind = rng.random()

@@ -237,9 +237,8 @@ class Embeddings:
 def _load_clip(path, sha, copy):
     "Samples of a clip, trimmed; of its augmented copy (kind, number); or under a condition (name,)."
     x = read_audio(path, SAMPLE_RATE)
-    if copy and copy[0] in CONDITIONS: return trim_silence(recorded_in(x, copy[0], sha))
-    x = trim_silence(x)
-    return augmented_copy(x, SAMPLE_RATE, *copy, sha) if copy else x
+    if copy: x = recorded_in(x, copy[0], sha) if copy[0] in CONDITIONS else augmented_copy(x, SAMPLE_RATE, *copy, sha)
+    return trim_silence(x)   # after the change: in noise, less of a recording counts as silence
 
 def _embed_clips(clips, encoder, copy, desc, jobs):
     "Compute the embeddings of clips, (n, n_layers + 1, 2, width)."
@@ -258,7 +257,8 @@ def _stored_embeddings(file):
 
 def _cached_embeddings(clips, name, copy, cache, jobs, encoders):
     "Embeddings of clips with unique hashes, in their order. Missing ones are computed and stored."
-    copy_key = [*copy, *WAVEFORM.get(copy[0], ())[:2]] if copy else []
+    copy_key = list(copy)
+    if copy and copy[0] in WAVEFORM: copy_key += [*WAVEFORM[copy[0]][:2], 'then trimmed']
     if name.startswith(HUB):
         from ser_fastai.models.encoders import model_version
         copy_key += model_version(name)
