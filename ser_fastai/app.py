@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['ACCENT', 'LAYOUT_CSS', 'ANSWER_CSS', 'CSS', 'CAM_CAPTION', 'OCCLUSION_CAPTION', 'NO_SPEECH_HTML', 'MAX_FILES',
-           'COMMAND_OPTIONS', 'ERROR_HTML', 'EMPTY_ANSWER', 'CONTENT_POLICY', 'DISCLAIMER', 'AUDIO_FORMATS', 'FONT',
-           'UPLOAD_JS', 'ADAPT_TEXT', 'answer_sentence', 'probability_bars', 'minutes_seconds', 'timeline_section',
+           'COMMAND_OPTIONS', 'ERROR_HTML', 'EMPTY_ANSWER', 'AUDIO_FORMATS', 'UPLOAD_JS', 'ADAPT_TEXT', 'DISCLAIMER',
+           'CONTENT_POLICY', 'FONT', 'answer_sentence', 'probability_bars', 'minutes_seconds', 'timeline_section',
            'duration', 'timeline_with_progress', 'answer_html', 'check_duration', 'safe_file_name',
            'delete_old_uploads', 'upload_routes', 'refuse_addresses', 'delete_upload', 'temporary_uploads',
            'adapt_to_files', 'page_message', 'adaptation_status', 'handle_recording', 'handle_clips', 'upload_js',
@@ -407,10 +407,7 @@ def handle_clips(
     return adapted, adaptation_status(adapted, len(paths))
 
 # %% ../nbs/33_app.ipynb #09019d95
-CONTENT_POLICY = "default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'"   # nothing from other servers
-DISCLAIMER = 'The model classifies how a voice sounds, not what a person feels.'
 AUDIO_FORMATS = '.wav', '.flac', '.mp3', '.ogg', '.oga', '.opus', '.aif', '.aiff'   # file extensions
-FONT = ['system-ui', '-apple-system', 'Segoe UI', 'Roboto', 'sans-serif']
 
 UPLOAD_JS = '''
 const inputs = () => document.querySelectorAll(`${box} input[type=file]`);
@@ -484,6 +481,8 @@ def _example_buttons(examples, folder, recording):
             button.click(lambda path=path: path, None, recording, api_visibility='private', queue=False)
 
 # %% ../nbs/33_app.ipynb #09019d98
+DISCLAIMER = 'The model classifies how a voice sounds, not what a person feels.'
+
 def _heading(p):
     summary = escape(p.summary).replace(' %', '&nbsp;%')
     return ('<div class="ser"><h1>Which emotion does a voice show?</h1>'
@@ -574,6 +573,9 @@ def check_port(
         raise SerError(f'cannot use port {port} of {host} ({reason}): name another with --port') from None
 
 # %% ../nbs/33_app.ipynb #38466163
+CONTENT_POLICY = "default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'"   # nothing from other servers
+FONT = ['system-ui', '-apple-system', 'Segoe UI', 'Roboto', 'sans-serif']
+
 def _launch(app, uploads, host, port, max_mb, open):
     "Start the server of the page, and return its address."
     from starlette.middleware import Middleware    # installed with gradio
