@@ -37,7 +37,7 @@ def test_attention_never_changes_the_encoder(corpus):
     trained = train_finetune(*corpus, SPLIT, recipe('speech_attention', freeze_epochs=2, lr=1e-2))
     model, start = trained.model.model, speech_classifier(recipe(), 2)
     for k, t in start.encoder.state_dict().items(): assert torch.equal(t, model.encoder.state_dict()[k]), k
-    assert model.pool.mix.abs().max() > 0
+    assert model.pool.score.weight.abs().max() > 0
 
 
 def test_fine_tuning_changes_every_part_and_no_test_label_matters(corpus):
