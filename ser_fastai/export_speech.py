@@ -15,8 +15,10 @@ import torch
 from torch import nn
 
 # %% ../nbs/19a_export_speech.ipynb #a0524b30
+from .bundle_info import write_bundle
 from .core import THRESHOLD, import_extra
-from .export import LogMel, write_bundle, write_graph
+from .experiment import environment
+from .export import LogMel, write_graph
 from .heads import in_label_order, save_head
 from .models.speech import (MEL, SAMPLE_RATE, SpeechModel, load_encoder, parse_encoders,
                                       statistics_over_time)
@@ -115,7 +117,7 @@ def speech_bundle(
         input=dict(sample_rate=SAMPLE_RATE, channels=1, range=[-1, 1], trim=True, window=recipe.seconds),
         temperature=float(model.temperature),
         adapted_temperature=float(model.adapted_temperature), threshold=threshold, scores=scores or {}, data=data or {},
-        licence=licence or {}, recipe=asdict(recipe))
+        licence=licence or {}, recipe=asdict(recipe), versions=environment()['versions'])
     def write_files(new):
         speech_to_onnx(SpeechGraph(recipe.encoder), new/'model.onnx')
         save_head(head, new/'head.npz')

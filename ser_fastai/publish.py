@@ -18,12 +18,12 @@ import pandas as pd
 # %% ../nbs/40a_publish.ipynb #9d4d46e5
 from . import runtime
 from .audio import trim_silence
-from .bundle_info import write_info
+from .bundle_info import BUNDLE_FILES, write_info
 from .cards import card, data_of, in_short, in_words, licence_of, licence_text
 from .core import SerError, atomic_folder, contains_only, one_line, user_path
 from .corpora import CORPORA
 from .experiment import train
-from .export import BUNDLE_FILES, QUANTISED_WEIGHTS, to_bundle, to_int8
+from .export import QUANTISED_WEIGHTS, to_bundle, to_int8
 from .export_speech import speech_bundle
 from .metrics import uar
 from .recipes import Recipe
@@ -258,7 +258,7 @@ def export_bundle(
     "Write a bundle as a folder to deploy."
     folder, b = user_path(folder), open_bundle(bundle, any_sound=True)
     if folder.exists() and not contains_only(folder, DEPLOYED_FILES):
-        raise SerError(f'cannot write {folder}: it exists and holds other files than an export: name a new folder')
+        raise SerError(f'cannot write {folder}: it exists and contains other files than an export: name a new folder')
     package = Path(runtime.__file__).parent
     with atomic_folder(folder) as new:
         for name in BUNDLE_FILES:

@@ -8,6 +8,7 @@ from packaging.requirements import Requirement
 
 pytest.importorskip('onnx'); pytest.importorskip('onnxruntime')
 from ser_fastai import cli, export as X, publish as P, runtime as R
+from ser_fastai.bundle_info import write_bundle
 from ser_fastai.core import SerError
 from ser_fastai.corpora import load_csv
 from ser_fastai.features import log_mel
@@ -110,7 +111,7 @@ def test_no_weights_overflow_in_8_bits(weights, exports, tmp_path):
 
 def test_other_files_are_not_overwritten(exports, tmp_path):
     (tmp_path/'thesis.tex').write_text('all my work')
-    for write in (P.export_bundle, lambda f: X.write_bundle(f, {}, None)):
+    for write in (P.export_bundle, lambda f: write_bundle(f, {}, None)):
         with pytest.raises(SerError, match='(holds|contains) other files'): write(tmp_path)
 
 
