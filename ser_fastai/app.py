@@ -112,9 +112,7 @@ ANSWER_CSS = f'''
 CSS = LAYOUT_CSS + ANSWER_CSS
 
 # %% ../nbs/33_app.ipynb #0dc4e7d7
-def minutes_seconds(
-    seconds: float
-) -> str: # e.g. "2:05"
+def minutes_seconds(seconds: float) -> str: # e.g. "2:05"
     "A time in a recording as minutes and seconds."
     return '{}:{:02d}'.format(*divmod(int(seconds), 60))
 
@@ -143,9 +141,7 @@ def timeline_section(
             f'<details><summary>The same as a list ({len(rows)} segments)</summary>{table}</details>')
 
 # %% ../nbs/33_app.ipynb #3e421938
-def duration(
-    path # a recording
-) -> float:
+def duration(path) -> float:
     "Duration of a recording according to its header, s."
     with open_audio(path) as f: n_frames, sr = f.known_frames, f.samplerate
     if n_frames is None: raise SerError(f'the header of {path} contains no duration: convert it to wav')
@@ -182,13 +178,6 @@ NO_SPEECH_HTML = ('<div class="ser"><h2>No speech</h2>'
                   '<p>The recording contains no speech, so there is no answer. '
                   'Speak louder or closer to the microphone, or choose another recording.</p></div>')
 
-def _remarks(p, is_long):
-    "What to know about the probabilities, as HTML."
-    profile = p.bundle.profile
-    remarks = [f'Adapted to {profile.n_clips} clips of a voice.'] if profile else []
-    if is_long: remarks.append('The average over the whole recording.')
-    return ''.join(f'<p class="ser-quiet">{r}</p>\n' for r in remarks)
-
 def answer_html(
     p: Predictor,
     path,                         # a recording
@@ -203,8 +192,11 @@ def answer_html(
     window = timeline.loc[timeline[best].idxmax()]   # the most certain one
     times = f'{minutes_seconds(window.start)} to {minutes_seconds(window.end)}'
     heading = f'Most certain part, {times}' if is_long else 'The recording'
+    notes = [f'Adapted to {p.bundle.profile.n_clips} clips of a voice.'] if p.bundle.profile else []
+    if is_long: notes.append('The average over the whole recording.')
+    notes = ''.join(f'<p class="ser-quiet">{note}</p>\n' for note in notes)
     return f'''<div class="ser"><h2>{escape(answer_sentence(probs, threshold))}</h2>
-{_remarks(p, is_long)}{probability_bars(probs)}
+{notes}{probability_bars(probs)}
 <h3>{heading}</h3>
 {_player(p, path, window.start, best)}
 {timeline_section(timeline, threshold) if is_long else ""}</div>'''
@@ -303,19 +295,15 @@ def refuse_addresses(
     return checked
 
 # %% ../nbs/33_app.ipynb #1c8ee97a
-def delete_upload(
-    path # of an upload; other files are kept
-):
-    "Delete an upload and its folder."
+def delete_upload(path):
+    "Delete an upload and its folder; other files are kept."
     folder = Path(path).parent
     if not folder.name.startswith('upload-'): return
     shutil.rmtree(folder, ignore_errors=True)
     for empty in folder.parent.glob('tmp*'): empty.unlink(missing_ok=True)   # `gr.File` leaves one per upload
 
 @contextmanager
-def temporary_uploads(
-    paths: list # uploads
-):
+def temporary_uploads(paths: list):
     "Remove folders from error messages, and delete the uploads at the end of the block."
     try: yield
     except SerError as e:
@@ -346,9 +334,7 @@ def adapt_to_files(
 # %% ../nbs/33_app.ipynb #a3d0c005
 COMMAND_OPTIONS = {', or use --any-sound': '', 'make it again with --adapt': 'use two or more clips'}
 
-def page_message(
-    error: SerError
-) -> str:           # HTML
+def page_message(error: SerError) -> str: # HTML
     "An error message without the options of commands."
     message = str(error)
     for option, replacement in COMMAND_OPTIONS.items(): message = message.replace(option, replacement)
@@ -489,11 +475,10 @@ def _heading(p):
             f'<p class="ser-quiet">{summary} {DISCLAIMER}</p></div>')
 
 def _limits(max_mb, max_minutes, threshold):
-    limits = (f'Up to {max_minutes:g} minutes and {max_mb:g} MB; wav, flac, mp3, ogg, opus or aiff. '
-              'Files are deleted as soon as the answer is computed.')
-    if threshold > 0:
-        limits += f' An answer that is less than {100*threshold:.3g} % sure is called uncertain.'
-    return f'<div class="ser"><p class="ser-quiet">{limits}</p></div>'
+    uncertain = f' An answer that is less than {100*threshold:.3g} % sure is called uncertain.'
+    return (f'<div class="ser"><p class="ser-quiet">Up to {max_minutes:g} minutes and {max_mb:g} MB; '
+            'wav, flac, mp3, ogg, opus or aiff. Files are deleted as soon as the answer is computed.'
+            f'{uncertain if threshold > 0 else ""}</p></div>')
 
 def _add_endpoint(p, recording, max_minutes, queue):
     "Add `/predict`, the interface for programs."
@@ -560,10 +545,7 @@ def import_gradio():
     with without_proxy('*'): return import_extra('gradio', 'app')
 
 # %% ../nbs/33_app.ipynb #38466162
-def check_port(
-    host: str,
-    port: int
-):
+def check_port(host: str, port: int):
     "Raise an error if a port is invalid or in use, before anything is loaded."
     if not 1 <= port <= 65535: raise SerError(f'invalid port {port}: use 1 to 65535 for --port')
     family = socket.AF_INET6 if ':' in host else socket.AF_INET
