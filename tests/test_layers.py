@@ -40,6 +40,7 @@ def imports(module):
         if not isinstance(node, ast.ImportFrom): continue
         if not node.level and not (node.module or '').startswith('ser_fastai'): found.add(node.module); continue
         name = (node.module or '').removeprefix('ser_fastai').strip('.')
+        if node.level == 1 and '.' in module: name = f'models.{name}'   # from a neighbour in the same folder
         found |= {f'.{name}'} if name and name != 'models' else {f'.{name}.{a.name}'.replace('..', '.') for a in node.names}
     return found
 
