@@ -88,7 +88,7 @@ WAVEFORM = dict(
     pitch=Kind(-2., 2., lambda x, semitones, sr, rng: shift_pitch(x, semitones, sr), 'semitones'),
     stretch=Kind(.9, 1.1, lambda x, factor, sr, rng: stretch_time(x, factor), 'times as fast'),
     gain=Kind(-6., 6., lambda x, dB, sr, rng: x*10**(dB/20), 'dB'),
-    room=Kind(.1, .6, lambda x, seconds, sr, rng: add_room(x, seconds, rng), 's of reverberation, at 16 kHz'),
+    room=Kind(.1, .6, lambda x, seconds, sr, rng: add_room(x, seconds, rng), 's of echo, at 16 kHz'),
     shift=Kind(-.2, .2, lambda x, seconds, sr, rng: shift_time(x, seconds, sr), 's'),
     recording=Kind(0., 1., lambda x, _, sr, rng: random_recording(x, rng),
                    'any room, microphone and noise, at 16 kHz'))

@@ -50,7 +50,8 @@ def suggest(
         if isinstance(domain, list): values[field] = trial.suggest_categorical(field, domain)
         else:
             low, high, *scale = domain
-            draw = trial.suggest_int if isinstance(low, int) and isinstance(high, int) else trial.suggest_float
+            is_whole = isinstance(low, int) and isinstance(high, int)
+            draw = trial.suggest_int if is_whole else trial.suggest_float
             values[field] = draw(field, low, high, log=scale == ['log'])
     return replace(recipe, **values)
 
@@ -91,14 +92,17 @@ def tune(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         study = optuna.create_study(
-            study_name=f'{recipe.name}-{key}', storage=f'sqlite:///{folder/"studies.db"}', load_if_exists=True,
-            direction='maximize', pruner=optuna.pruners.MedianPruner(n_startup_trials=5))
+            study_name=f'{recipe.name}-{key}', storage=f'sqlite:///{folder/"studies.db"}',
+            load_if_exists=True, direction='maximize', pruner=optuna.pruners.MedianPruner(n_startup_trials=5))
     except Exception as e:   # of the file system or of the database
         raise SerError(f'cannot write {folder/"studies.db"} ({one_line(e)}): name another folder.') from None
     n_done = sum(t.state.is_finished() for t in study.trials)
-    study.sampler = optuna.samplers.TPESampler(seed=seed + n_done)   # a continued study draws other candidates
-    def objective(trial): return _score(df, suggest(trial, recipe, space), folds, seed, weights, features, trial)
-    for _ in progress(range(n_done, n_trials), desc=f'tune {recipe.name}'): study.optimize(objective, n_trials=1)
+    study.sampler = optuna.samplers.TPESampler(seed=seed + n_done)   # a continued study draws others
+    def objective(trial):
+        candidate = suggest(trial, recipe, space)
+        return _score(df, candidate, folds, seed, weights, features, trial)
+    for _ in progress(range(n_done, n_trials), desc=f'tune {recipe.name}'):
+        study.optimize(objective, n_trials=1)
     return study
 
 def best_recipe(
@@ -118,8 +122,8 @@ def plot_importance(
     optuna = import_extra('optuna', 'tune')
     finished = [t for t in study.trials if t.state == optuna.trial.TrialState.COMPLETE]
     if len(finished) < 4 or len(study.best_params) < 2:
-        raise SerError(f'{len(finished)} complete candidates of {len(study.best_params)} fields: the importance '
-                       'needs 4 candidates and 2 fields.')
+        raise SerError(f'{len(finished)} complete candidates of {len(study.best_params)} fields: '
+                       'the importance needs 4 candidates and 2 fields.')
     evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
     shares = pd.Series(optuna.importance.get_param_importances(study, evaluator=evaluator)).sort_values()
     ax = ax or plt.subplots(figsize=(6, 1 + .35*len(shares)))[1]

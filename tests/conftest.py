@@ -73,7 +73,8 @@ def write_embedding_bundle(folder, labels=('sad', 'calm', 'angry'), d=6, seed=0)
     write_info(folder, dict(
         name='tiny', summary='Trained on noise.', labels=sorted(labels), output='embedding', temperature=1., threshold=.3,
         input=dict(sample_rate=16000, channels=1, range=[-1, 1], trim=True, window=1.),
-        scores={}, data={}, licence={}, recipe={}, versions={}))
+        scores={}, data={}, licence={}, versions={},
+        recipe=dict(sr=16000, trim=True, seconds=1., encoder='tiny')))
     return folder
 
 

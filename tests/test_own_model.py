@@ -31,16 +31,9 @@ def recordings(tmp_path, clips):
     return tmp_path/'list.csv'
 
 
-def run(capsys, *words):
-    with pytest.MonkeyPatch.context() as m:
-        m.setattr('sys.argv', ['ser_train', *map(str, words)])
-        try: cli.ser_train()
-        except SystemExit as e: assert not e.code, capsys.readouterr().err
-    return capsys.readouterr()
-
-
 def test_the_command_writes_a_model_that_predicts(capsys, tmp_path, recordings, encoder, clips):
-    out = run(capsys, recordings, '--out', tmp_path/'mine', '--model', encoder).out
+    cli.ser_train(str(recordings), str(tmp_path/'mine'), str(encoder))
+    out = capsys.readouterr().out
     assert 'For speakers it was not trained on' in out and 'happy' in out and f'--model {tmp_path/"mine"}' in out
     p = Predictor(tmp_path/'mine')
     assert p.labels == ['happy', 'sad'] and p.info['scores']['unseen speakers']['clips'] == len(clips)

@@ -16,16 +16,16 @@ from pathlib import Path
 import pandas as pd
 import torch
 import torchvision
-from fastai.vision.all import (AdaptiveConcatPool2d, DataLoaders, Flatten, LabelSmoothingCrossEntropyFlat, Learner,
-                               accuracy, create_body, create_timm_model, create_vision_model, model_meta, nn,
+from fastai.vision.all import (AdaptiveConcatPool2d, DataLoaders, Flatten, LabelSmoothingCrossEntropyFlat,
+                               Learner, accuracy, create_body, create_timm_model, create_vision_model, model_meta, nn,
                                num_features_model, vision_learner)
 from fastai.vision.models import xresnet
 from safetensors.torch import load_file, save_file
 
 # %% ../../nbs/15_cnn.ipynb #946b360f
 from ..archives import fetch
-from ..core import (SerError, atomic_write, cache_path, check_choice, import_extra, one_line, seed_all,
-                             user_path)
+from ..core import (SerError, atomic_write, cache_path, check_choice, import_extra, one_line,
+                             seed_all, user_path)
 from ..recipes import Recipe
 from ..data import spectrogram_dls
 from ..features import Features
@@ -124,7 +124,7 @@ def _fetch_timm(arch, path):
         state = timm.create_model(arch, pretrained=True).state_dict()
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(path) as tmp: save_file(state, tmp)
-    except Exception as e: return one_line(e)   # offline, renamed, no space: libraries raise many types of error
+    except Exception as e: return one_line(e)   # offline, no space: libraries raise many types of error
 
 # %% ../../nbs/15_cnn.ipynb #ca6c4488
 WEIGHTS_FILES = dict(tf_efficientnet_lite0='efficientnet_lite0_imagenet.safetensors',
@@ -135,11 +135,12 @@ def fetch_weights(
 ) -> Path:     # file with a state dict
     "ImageNet weights of an architecture: from `SER_WEIGHTS`, from the cache, or downloaded."
     name, folder = getattr(find_arch(arch), '__name__', arch), os.environ.get('SER_WEIGHTS')
-    if folder and name in WEIGHTS_FILES and (file := user_path(folder)/WEIGHTS_FILES[name]).is_file(): return file
+    file = user_path(folder)/WEIGHTS_FILES[name] if folder and name in WEIGHTS_FILES else None
+    if file and file.is_file(): return file
     if name in TIMM_ARCHS:
         path = cache_path()/'weights'/f'{name}.safetensors'
         reason = None if path.exists() else _fetch_timm(name, path)
-        remedy = f'check the connection, or put {WEIGHTS_FILES[name]} into a folder and set SER_WEIGHTS to it.'
+        remedy = f'check the connection, or set SER_WEIGHTS to a folder with {WEIGHTS_FILES[name]}.'
     elif hasattr(torchvision.models, name):
         path, url = cached_weights(name), torchvision.models.get_model_weights(name).DEFAULT.url
         reason = None if path.exists() else _fetch(url, path)
@@ -169,7 +170,8 @@ def n_body_features(
     "Width of the features that the body of an architecture computes."
     with torch.random.fork_rng(devices=[]):   # the result is cached: later calls draw no weights
         body = _cut(_complete_network(arch), arch)
-        return body.num_features if arch in TIMM_ARCHS else num_features_model(nn.Sequential(*body.children()))
+        if arch in TIMM_ARCHS: return body.num_features
+        return num_features_model(nn.Sequential(*body.children()))
 
 def create_cnn_head(
     arch: str,            # architecture of the body
@@ -205,8 +207,9 @@ def cnn_learner(
     "fastai's `vision_learner` for spectrograms (paper, sections 4.2 and 4.3)."
     loss = LabelSmoothingCrossEntropyFlat(eps=smoothing) if smoothing else None   # None is cross entropy
     try:
+        custom_head = create_cnn_head(arch, len(dls.vocab), dropout, head)
         learn = vision_learner(dls, find_arch(arch), pretrained=False, ps=dropout, metrics=accuracy,
-                               loss_func=loss, custom_head=create_cnn_head(arch, len(dls.vocab), dropout, head))
+                               loss_func=loss, custom_head=custom_head)
     except CUT_ERRORS as e:
         reason = one_line(e) or type(e).__name__
         raise SerError(f'fastai cannot cut {arch} into a body and a head ({reason}): '

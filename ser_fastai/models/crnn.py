@@ -30,7 +30,8 @@ def conv_block(
 ) -> nn.Sequential: # (bs, n_in, n_mels, n_frames) -> (bs, n_out, n_mels/pool[0], n_frames/pool[1])
     "Convolution, BatchNorm, ReLU and pooling."
     if separable and n_in > 1:
-        conv = [nn.Conv2d(n_in, n_in, 3, padding=1, groups=n_in, bias=False), nn.Conv2d(n_in, n_out, 1, bias=False)]
+        conv = [nn.Conv2d(n_in, n_in, 3, padding=1, groups=n_in, bias=False),
+                nn.Conv2d(n_in, n_out, 1, bias=False)]
     else: conv = [nn.Conv2d(n_in, n_out, 3, padding=1, bias=False)]
     return nn.Sequential(*conv, nn.BatchNorm2d(n_out), nn.ReLU(), nn.MaxPool2d(pool))
 
@@ -118,7 +119,8 @@ def plot_attention(
     title: str = ''
 ):                       # the axes
     "Draw the attention over the log-mel: a curve whose highest point is the most important frame."
-    settings = {k: getattr(recipe, k) for k in ('sr', 'hop_length', 'fmax')} if recipe else dict(hop_length=320)
+    recipe = recipe or Recipe('', hop_length=320)
+    settings = {k: getattr(recipe, k) for k in ('sr', 'hop_length', 'fmax')}
     ax = plot_log_mel(image, ax, title=title, vmin=0, vmax=1, **settings)
     end, height = ax.images[0].get_extent()[1::2]
     seconds = (np.arange(len(weights)) + .5)*end/len(weights)

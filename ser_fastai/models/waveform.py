@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from fastai.vision.all import (CategoryBlock, ColReader, CrossEntropyLossFlat, DataBlock, DataLoaders, Learner, Module,
-                               TensorBase, Transform, TransformBlock, accuracy, nn)
+from fastai.vision.all import (CategoryBlock, ColReader, CrossEntropyLossFlat, DataBlock, DataLoaders, Learner,
+                               Module, TensorBase, Transform, TransformBlock, accuracy, nn)
 from joblib import Parallel, delayed
 
 # %% ../../nbs/15b_waveform.ipynb #eb9db5de
@@ -52,8 +52,9 @@ def build_waveforms(
     jobs: int = -1    # number of threads; -1 for one per core
 ) -> Waveforms:
     "Samples of all clips, computed or read from the cache."
-    if recipe.waveform: raise SerError(f'{recipe.name} makes copies by {recipe.waveform}: a network on waveforms '
-                                       'has no copies, use a recipe without.')
+    if recipe.waveform:
+        raise SerError(f'{recipe.name} makes copies by {recipe.waveform}: a network on waveforms has no copies, '
+                       'use a recipe without.')
     unique = df.drop_duplicates('sha').sort_values('sha')
     key = hash_of(['waveforms', 1, recipe.sr, recipe.seconds, recipe.trim, list(unique.sha)], 16)
     file = Path(cache or cache_path())/f'waveforms-{key}.npy'
@@ -61,7 +62,8 @@ def build_waveforms(
     try:
         if not file.is_file():
             file.parent.mkdir(parents=True, exist_ok=True)
-            work = Parallel(jobs, prefer='threads', return_as='generator')(delayed(load)(p) for p in unique.path)
+            pool = Parallel(jobs, prefer='threads', return_as='generator')
+            work = pool(delayed(load)(path) for path in unique.path)
             samples = np.stack(list(progress(work, total=len(unique), desc='waveforms')))
             with atomic_write(file) as tmp, open(tmp, 'wb') as f: np.save(f, samples)
         samples = np.load(file, mmap_mode='r')
@@ -81,8 +83,8 @@ class ShiftWaveform(Transform):
     split_idx = 0
     def __init__(self, waveforms: Waveforms, shift: float): self.waveforms, self.shift = waveforms, shift
     def encodes(self, clip: str) -> TensorBase:
-        x = self.waveforms[clip]
-        return TensorBase(torch.from_numpy(shift_time(x, len(x)*np.random.uniform(-self.shift, self.shift), 1)))
+        x, share = self.waveforms[clip], np.random.uniform(-self.shift, self.shift)
+        return TensorBase(torch.from_numpy(shift_time(x, share*len(x), sr=1)))
 
 def waveform_dls(
     df: pd.DataFrame,     # corpus frame
@@ -111,8 +113,8 @@ class M5(Module):
         def block(n_in, n_out, size, stride=1):
             conv = nn.Conv1d(n_in, n_out, size, stride, padding=size//2, bias=False)
             return nn.Sequential(conv, nn.BatchNorm1d(n_out), nn.ReLU(), nn.MaxPool1d(4))
-        self.blocks = nn.Sequential(block(1, width, 80, stride), block(width, width, 3), block(width, 2*width, 3),
-                                    block(2*width, 4*width, 3))
+        self.blocks = nn.Sequential(block(1, width, 80, stride), block(width, width, 3),
+                                    block(width, 2*width, 3), block(2*width, 4*width, 3))
         self.drop, self.out = nn.Dropout(dropout), nn.Linear(4*width, n_classes)
     def forward(self, x):                                        # (bs, n)
         h = self.blocks(x.as_subclass(torch.Tensor)[:, None])    # (bs, 4*width, n/2048)
