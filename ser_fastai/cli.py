@@ -139,9 +139,9 @@ def chosen_recipes(
     names: str # separated by commas; "all" (of Table 1), "networks", "speech" and "ablations" stand for several
 ) -> list:     # of `Recipe`
     "The recipes that an option names."
-    from ser_fastai.recipes import ABLATIONS, NETWORKS, RECIPES, SPEECH, SPEECH_NETWORKS
-    registry = RECIPES | NETWORKS | SPEECH | SPEECH_NETWORKS | ABLATIONS
-    groups = dict(all=RECIPES, networks=NETWORKS, speech=SPEECH, ablations=ABLATIONS)
+    from ser_fastai.recipes import ABLATIONS, ENCODER_ROWS, NETWORKS, RECIPES, SPEECH, SPEECH_NETWORKS
+    registry = RECIPES | NETWORKS | SPEECH | SPEECH_NETWORKS | ENCODER_ROWS | ABLATIONS
+    groups = dict(all=RECIPES, networks=NETWORKS, speech=SPEECH, encoders=ENCODER_ROWS, ablations=ABLATIONS)
     recipes = []
     for name in _split(names):
         if name in groups: recipes += groups[name].values()
