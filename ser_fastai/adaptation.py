@@ -56,7 +56,7 @@ def adaptation_curve(
     embeddings: Embeddings, # its embeddings
     recipe: Recipe,         # its `encoder` and `shrinkage`
     protocol: str = 'emobox',
-    ns=(0, 1, 2, 4, 8, 16, 32), # numbers of unlabelled clips
+    ns=(0, 1, 2, 4, 8, 16, 32, 60), # numbers of unlabelled clips
     draws: int = 3          # how often clips are drawn
 ) -> pd.DataFrame:          # clips, drawn ("at random" or "one emotion"), UAR with its interval over speakers
     "UAR on unseen speakers with unlabelled clips of theirs."

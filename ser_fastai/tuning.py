@@ -129,5 +129,5 @@ def plot_importance(
     ax = ax or plt.subplots(figsize=(6, 1 + .35*len(shares)))[1]
     bars = ax.barh(list(shares.index), 100*shares)
     ax.bar_label(bars, fmt='%.0f %%', padding=3)
-    ax.set(title=title, xlabel='share of the variance of UAR, %', xlim=(0, 115))
+    ax.set(title=title, xlabel='share of the variance of UAR, %', xlim=(0, 100))
     return ax
