@@ -16,7 +16,7 @@ from torch import nn
 
 # %% ../nbs/19a_export_speech.ipynb #a0524b30
 from .bundle_info import write_bundle
-from .core import THRESHOLD, import_extra
+from .core import THRESHOLD, SerError, import_extra
 from .experiment import environment
 from .export import LogMel, write_graph
 from .heads import in_label_order, save_head
@@ -32,6 +32,8 @@ class SpeechGraph(nn.Module):
     ):
         super().__init__()
         self.layers = parse_encoders(encoders)
+        if other := [name for name in self.layers if not name.startswith(('whisper_', 'random_'))]:
+            raise SerError(f'cannot export {other[0]}: a bundle contains an encoder of Whisper, such as whisper_tiny:1-3')
         self.front = LogMel(Recipe('whisper', **MEL))
         encoders = {name: load_encoder(name, max(layers)) for name, layers in self.layers.items()}
         self.encoders = nn.ModuleDict(encoders)
