@@ -146,7 +146,7 @@ def voices(tmp_path_factory):
     pd.DataFrame(rows).to_csv(d/'c.csv', index=False)
     df, r = load_csv(d/'c.csv'), Recipe('tiny', arch='resnet18', seconds=1., sizes=(64,), bs=4)
     seed_all(0)
-    learn = cnn_learner(spectrogram_dls(df, build_features(df, r, d/'cache', 1), Split(np.arange(3), np.array([3]), []), r, 64), 'resnet18')
+    learn = cnn_learner(spectrogram_dls(df, build_features(df, r, d/'cache', 1), Split(np.arange(3), np.array([3]), []), r, 64), 'resnet18', head=r.head)
     save_bundle(learn, d/'cnn', r)
     return df, learn, Predictor(d/'cnn')
 

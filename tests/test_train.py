@@ -78,10 +78,10 @@ def test_a_network_learns_and_labels_are_in_place(made):
 
 def test_channels_last_changes_nothing_that_is_learned(made, monkeypatch):
     monkeypatch.setenv('SER_BF16', '0')
-    fast = trained(made, 'cnn_scratch_aug')[0]
+    fast = trained(made, 'cnn_scratch_aug', epochs=2, lr=2e-4)[0]
     monkeypatch.setattr(T, 'speed_callbacks', lambda device: [])
-    plain, s, _ = trained(made, 'cnn_scratch_aug')
-    assert np.abs(fast.predict_proba(s.test) - plain.predict_proba(s.test)).max() < .02
+    plain, s, _ = trained(made, 'cnn_scratch_aug', epochs=2, lr=2e-4)
+    assert np.abs(fast.predict_proba(s.test) - plain.predict_proba(s.test)).max() < .01
     assert fast.model.model[0][0].weight.is_contiguous(memory_format=torch.channels_last)
 
 # bf16 is used for training steps and for nothing else
