@@ -30,7 +30,8 @@ def _fold_head(X, copies, widths, y, speakers, fit, shrinkage):
 def _arrays(df, embeddings, recipe):
     layers = parse_encoders(recipe.encoder)
     copies = [embeddings.matrix(layers, i) for i in range(len(embeddings.copies))]
-    return embeddings.matrix(layers), copies, embeddings.widths(layers), df.emotion.to_numpy(str), df.speaker.to_numpy(str)
+    y, speakers = df.emotion.to_numpy(str), df.speaker.to_numpy(str)
+    return embeddings.matrix(layers), copies, embeddings.widths(layers), y, speakers
 
 def _scored(y, predicted, speakers, labels):
     "UAR with its 95 % interval over speakers."
@@ -38,7 +39,16 @@ def _scored(y, predicted, speakers, labels):
     pred.insert(0, 'truth', y)
     pred.insert(0, 'clip', np.arange(len(y)).astype(str))
     lo, hi = bootstrap(pred, speakers, uar)
-    return dict(uar=float(uar(counts(pred))), uar_lo=float(lo), uar_hi=float(hi), n_clips=len(y), n_speakers=len(set(speakers)))
+    return dict(uar=float(uar(counts(pred))), uar_lo=float(lo), uar_hi=float(hi), n_clips=len(y),
+                n_speakers=len(set(speakers)))
+
+def _table(answers, y, speakers):
+    "One row per key, which is a dict, from pairs of test rows and their predicted labels."
+    table = []
+    for key, found in answers:
+        rows, predicted = (np.concatenate(a) for a in zip(*found))
+        table.append(key | _scored(y[rows], predicted, speakers[rows], np.unique(y)))
+    return pd.DataFrame(table)
 
 # %% ../nbs/16a_adaptation.ipynb #228ac3be
 def draw_clips(
@@ -73,11 +83,8 @@ def adaptation_curve(
                     rng = np.random.default_rng([draw, fold, *speaker.encode()])
                     known = rows[draw_clips(y[rows], n, side, rng)]
                     found.append((rows, labels[head_logits(head, X[rows], adapt(head, X[known])).argmax(1)]))
-    table = []
-    for (n, side), found in answers.items():
-        rows, predicted = (np.concatenate(a) for a in zip(*found))
-        table.append(dict(clips=n, drawn='one emotion' if side else 'at random') | _scored(y[rows], predicted, speakers[rows], np.unique(y)))
-    return pd.DataFrame(table)
+    keys = [dict(clips=n, drawn='one emotion' if side else 'at random') for n, side in answers]
+    return _table(zip(keys, answers.values()), y, speakers)
 
 # %% ../nbs/16a_adaptation.ipynb #e808fb7f
 def predict_with_head(
@@ -123,11 +130,7 @@ def speakers_curve(
         order = np.random.default_rng(fold).permutation(np.unique(speakers[rows]))
         for n, found in answers.items():
             found.append((s.test, predict(rows[np.isin(speakers[rows], order[:n])], s.test)))
-    table = []
-    for n, found in answers.items():
-        rows, predicted = (np.concatenate(a) for a in zip(*found))
-        table.append(dict(speakers=n) | _scored(y[rows], predicted, speakers[rows], np.unique(y)))
-    return pd.DataFrame(table)
+    return _table(((dict(speakers=n), found) for n, found in answers.items()), y, speakers)
 
 # %% ../nbs/16a_adaptation.ipynb #5e3f0002
 def robustness(

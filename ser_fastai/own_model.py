@@ -21,9 +21,10 @@ from .augment import augmented_copy
 from .bundle_info import write_bundle
 from .cards import card, data_of, in_short, licence_of, licence_text
 from .core import SerError, label_order, progress, user_path
-from .heads import fit_head, fit_temperature, in_label_order, out_of_fold, save_head, speaker_groups
+from .heads import (fit_head, fit_temperature, in_label_order, out_of_fold, save_head, softmax,
+                              speaker_groups)
 from .metrics import confusion, recall_by_class
-from .runtime import Bundle, embeddings, open_bundle, softmax
+from .runtime import Bundle, embeddings, open_bundle
 from .tables import has_interval, percent, scores
 
 # %% ../nbs/40b_own_model.ipynb #0969a094

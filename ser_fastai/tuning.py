@@ -19,7 +19,7 @@ from .core import SerError, check_choice, hash_of, import_extra, one_line, progr
 from .experiment import train
 from .metrics import uar
 from .recipes import Recipe
-from .splits import Split, check_leaks, speaker_folds, split
+from .splits import Split, check_leaks, split
 from .train import prediction_frame
 
 # %% ../nbs/18a_tuning.ipynb #dd32770a

@@ -8,7 +8,7 @@ __all__ = ['MIN_SAMPLES', 'FAMILIES', 'BYOL_MEL', 'BYOL_MEAN', 'BYOL_DEVIATION',
            'model_version', 'byol_input', 'ByolS', 'load_byol_s', 'layer_scores', 'choose_layers']
 
 # %% ../../nbs/16b_encoders.ipynb #9eeb710e
-import os, re
+import os
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -25,7 +25,7 @@ from torch import nn
 from ..audio import remove_offset
 from ..core import SerError, cache_path, import_extra, one_line, progress, user_path
 from ..heads import SHRINKAGE, mean_recall, out_of_fold
-from .speech import HUB, EncoderFacts, SpeechEncoder, WhisperEncoder, parse_encoders
+from .speech import EncoderFacts, SpeechEncoder, WhisperEncoder, parse_encoders
 
 # %% ../../nbs/16b_encoders.ipynb #5600f063
 class SamplesEncoder(SpeechEncoder):
