@@ -34,7 +34,7 @@ $(STAMP): settings.ini setup.py pyproject.toml
 	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV) || { echo "$(PYTHON) cannot create a virtual environment:" \
 	  "on Debian and Ubuntu, apt install python3-venv" >&2; rm -rf $(VENV); exit 1; }
 	@echo "Installing into $(VENV). PyTorch is large, so this takes some minutes."
-	@$(BIN)/python -m pip install -e '.[dev,onnx,app,speech,vision,tune]'
+	@$(BIN)/python -m pip install -e '.[dev,onnx,app,speech,vision,tune,opensmile]'
 	@touch $@
 
 test: $(STAMP) ## compare modules with notebooks, run all notebooks and all tests (offline, up to 10 minutes)

@@ -126,7 +126,8 @@ SPEECH = {r.name: r for r in (
 
 # encoders beside their own random initialisation, without degraded copies
 _encoders = dict(tiny='whisper_tiny:1-3', base='whisper_base:1-4', byol_s='byol_s',
-                 random_tiny='random_tiny:1-3', random_base='random_base:1-4', random_byol_s='random_byol_s')
+                 random_tiny='random_tiny:1-3', random_base='random_base:1-4', random_byol_s='random_byol_s',
+                 compare='opensmile_compare', egemaps='opensmile_egemaps')
 ENCODER_ROWS = {r.name: r for r in (
     Recipe(f'encoder_{name}', model='speech', encoder=encoder, shrinkage=_speech['shrinkage'])
     for name, encoder in _encoders.items())}

@@ -49,7 +49,9 @@ ENCODERS = dict(
     random_tiny=EncoderFacts('', 384, 4),   # not trained: a baseline for the architecture alone
     random_base=EncoderFacts('', 512, 6),
     byol_s=EncoderFacts('byol_s', 512, 0),  # convolutions only, notebook 16b
-    random_byol_s=EncoderFacts('', 512, 0))
+    random_byol_s=EncoderFacts('', 512, 0),
+    opensmile_compare=EncoderFacts('', 6373, 0),   # features of openSMILE, notebook 16b
+    opensmile_egemaps=EncoderFacts('', 88, 0))
 HUB = 'hf:', 'hf_random:'   # start of the name of any other encoder of `transformers`, notebook 16b
 
 SAMPLE_RATE = 16000
@@ -86,6 +88,7 @@ class EncoderLayer(nn.Module):
 # %% ../../nbs/16_speech.ipynb #1bbbdbcb
 class SpeechEncoder(nn.Module):
     "Base class: `prepare` makes the input from samples, `forward` gives a list of hidden states."
+    dtype = 'float16'         # type of stored embeddings
     def pool(self, states):   # list of (bs, n, width) -> (bs, number of states, statistics, width)
         "Statistics over time of the hidden states."
         return statistics_over_time(states)
@@ -164,9 +167,10 @@ def load_encoder(
     if not min(1, facts.n_layers) <= n_layers <= facts.n_layers:
         raise SerError(f'{name} has {facts.n_layers} layers, not {n_layers}: use 1 to {facts.n_layers}')
     folder = folder or os.environ.get('SER_WEIGHTS')
-    if name.startswith(HUB) or 'byol' in name:
-        from ser_fastai.models.encoders import load_hub_encoder, load_byol_s
-        return load_hub_encoder(name, n_layers) if name.startswith(HUB) else load_byol_s(name, folder)
+    if name.startswith(HUB) or facts.n_layers == 0:
+        from ser_fastai.models import encoders
+        if name.startswith(HUB): return encoders.load_hub_encoder(name, n_layers)
+        return encoders.OpenSmile(name) if name in encoders.OPENSMILE else encoders.load_byol_s(name, folder)
     if not facts.repository: return _random_encoder(facts.width, n_layers)
     file = Path(folder or cache_path()/'weights').expanduser()/f'{name}_encoder.safetensors'
     if not file.is_file():
@@ -187,7 +191,7 @@ def parse_encoders(
 ) -> dict:    # name of the encoder -> list of layers; of "best", all layers that can be chosen
     "Parse the names of encoders and layers in a recipe."
     out = {}
-    for part in re.split(r'\+(?=hf|whisper|random|byol)', text):
+    for part in re.split(r'\+(?=hf|whisper|random|byol|opensmile)', text):
         name, colon, span = part.rpartition(':')
         if not colon or f'{name}:' in HUB: name, span = part, ''
         n = encoder_facts(name).n_layers
@@ -242,7 +246,7 @@ def _load_clip(path, sha, copy):
 
 def _embed_clips(clips, encoder, copy, desc, jobs):
     "Compute the embeddings of clips, (n, n_layers + 1, 2, width)."
-    def embed_clip(path, sha): return embed(encoder, _load_clip(path, sha, copy)).astype('float16')
+    def embed_clip(path, sha): return embed(encoder, _load_clip(path, sha, copy)).astype(encoder.dtype)
     work = Parallel(jobs, prefer='threads', return_as='generator', batch_size=4)(
         delayed(embed_clip)(*clip) for clip in zip(clips.path, clips.sha))
     return np.stack(list(progress(work, total=len(clips), desc=desc)))
