@@ -58,8 +58,8 @@ class LogMel(nn.Module):
         filters[index] = mel_filters(r.sr, n, r.n_mels, r.fmax)[:, bins].T
         constants = dict(
             window=.5 - .5*np.cos(2*np.pi*np.arange(n)/n), first=np.concatenate([first.real, first.imag]),
-            re=twiddle.real, im=twiddle.imag, last=np.block([[last.real, last.imag], [-last.imag, last.real]]),
-            filters=filters)
+            re=twiddle.real, im=twiddle.imag, filters=filters,
+            last=np.block([[last.real, last.imag], [-last.imag, last.real]]))
         for name, x in constants.items(): self.register_buffer(name, torch.from_numpy(x.astype('float32')))
 
     def forward(self, x):                                              # (bs, n) samples
