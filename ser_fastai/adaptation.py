@@ -20,21 +20,22 @@ from .recordings import CONDITIONS
 from .splits import Split, n_folds, split
 
 # %% ../nbs/16a_adaptation.ipynb #dbf59f08
-def _fold_head(X, copies, widths, y, speakers, fit, shrinkage):
-    "A head fitted on some rows, with the shrinkage that is best for them."
-    changed = [c[fit] for c in copies]
-    best = shrinkage[0]
-    if len(shrinkage) > 1: best, _ = choose_shrinkage(X[fit], y[fit], speakers[fit], shrinkage, changed, widths)
-    return fit_head(X[fit], y[fit], speakers[fit], best, changed, widths), np.unique(y[fit])
+def _fold_head(X, copies, widths, y, speakers, rows, shrinkages):
+    "A head that is fitted on some rows with the best of the shrinkages, and its labels."
+    data, copies = (X[rows], y[rows], speakers[rows]), [c[rows] for c in copies]
+    best = shrinkages[0]
+    if len(shrinkages) > 1: best, _ = choose_shrinkage(*data, shrinkages, copies, widths)
+    return fit_head(*data, best, copies, widths), np.unique(y[rows])
 
 def _arrays(df, embeddings, recipe):
+    "The first five arguments of `_fold_head`."
     layers = parse_encoders(recipe.encoder)
     copies = [embeddings.matrix(layers, i) for i in range(len(embeddings.copies))]
     y, speakers = df.emotion.to_numpy(str), df.speaker.to_numpy(str)
     return embeddings.matrix(layers), copies, embeddings.widths(layers), y, speakers
 
-def _scored(y, predicted, speakers, labels):
-    "UAR with its 95 % interval over speakers."
+def _score(y, predicted, speakers, labels):
+    "UAR with its 95 % interval over speakers, and the numbers of clips and speakers."
     pred = pd.DataFrame((np.asarray(predicted)[:, None] == labels).astype(float), columns=labels)
     pred.insert(0, 'truth', y)
     pred.insert(0, 'clip', np.arange(len(y)).astype(str))
@@ -42,24 +43,24 @@ def _scored(y, predicted, speakers, labels):
     return dict(uar=float(uar(counts(pred))), uar_lo=float(lo), uar_hi=float(hi), n_clips=len(y),
                 n_speakers=len(set(speakers)))
 
-def _table(answers, y, speakers):
-    "One row per key, which is a dict, from pairs of test rows and their predicted labels."
+def _score_table(predictions, y, speakers):
+    "One row per setting (a dict), from its list of pairs (test rows, predicted labels)."
     table = []
-    for key, found in answers:
-        rows, predicted = (np.concatenate(a) for a in zip(*found))
-        table.append(key | _scored(y[rows], predicted, speakers[rows], np.unique(y)))
+    for setting, pairs in predictions:
+        rows, predicted = (np.concatenate(a) for a in zip(*pairs))
+        table.append(setting | _score(y[rows], predicted, speakers[rows], np.unique(y)))
     return pd.DataFrame(table)
 
 # %% ../nbs/16a_adaptation.ipynb #228ac3be
 def draw_clips(
-    y: np.ndarray,   # (n,) emotions of a speaker's clips
-    n: int,          # number of clips
-    one_sided: bool, # from one emotion only?
-    rng
-) -> np.ndarray:     # positions; fewer than n if the speaker or the emotion has fewer
+    y: np.ndarray,     # (number of clips,) emotions of a speaker's clips
+    n: int,            # number of clips to draw
+    one_emotion: bool, # whether all clips have the same emotion, drawn at random
+    rng                # NumPy generator
+) -> np.ndarray:       # positions; fewer than n if the speaker or the emotion has fewer clips
     "Draw clips of a speaker."
     order = rng.permutation(len(y))
-    if one_sided: order = order[y[order] == rng.choice(np.unique(y))]
+    if one_emotion: order = order[y[order] == rng.choice(np.unique(y))]
     return order[:n]
 
 def adaptation_curve(
@@ -70,21 +71,22 @@ def adaptation_curve(
     ns=(0, 1, 2, 4, 8, 16, 32, 60), # numbers of unlabelled clips
     draws: int = 3          # how often clips are drawn
 ) -> pd.DataFrame:          # clips, drawn ("at random" or "one emotion"), UAR with its interval over speakers
-    "UAR on unseen speakers with unlabelled clips of theirs."
+    "UAR on unseen speakers for each number of unlabelled clips of the speaker."
     X, copies, widths, y, speakers = _arrays(df, embeddings, recipe)
-    answers = {(n, side): [] for n in ns for side in (False, True)}
+    predictions = {(n, one_emotion): [] for n in ns for one_emotion in (False, True)}
     for fold in progress(range(n_folds(df, protocol)), desc='adaptation'):
         s = split(df, protocol, fold)
         head, labels = _fold_head(X, copies, widths, y, speakers, np.r_[s.train, s.valid], recipe.shrinkage)
         for speaker in np.unique(speakers[s.test]):
             rows = s.test[speakers[s.test] == speaker]
-            for (n, side), found in answers.items():
+            for (n, one_emotion), pairs in predictions.items():
                 for draw in range(draws):
                     rng = np.random.default_rng([draw, fold, *speaker.encode()])
-                    known = rows[draw_clips(y[rows], n, side, rng)]
-                    found.append((rows, labels[head_logits(head, X[rows], adapt(head, X[known])).argmax(1)]))
-    keys = [dict(clips=n, drawn='one emotion' if side else 'at random') for n, side in answers]
-    return _table(zip(keys, answers.values()), y, speakers)
+                    profile = adapt(head, X[rows[draw_clips(y[rows], n, one_emotion, rng)]])
+                    pairs.append((rows, labels[head_logits(head, X[rows], profile).argmax(1)]))
+    settings = [dict(clips=n, drawn='one emotion' if one_emotion else 'at random')
+                for n, one_emotion in predictions]
+    return _score_table(zip(settings, predictions.values()), y, speakers)
 
 # %% ../nbs/16a_adaptation.ipynb #e808fb7f
 def predict_with_head(
@@ -92,12 +94,13 @@ def predict_with_head(
     embeddings: Embeddings, # its embeddings
     recipe: Recipe          # its `encoder` and `shrinkage`
 ):                          # function of training rows and test rows that returns the labels of the latter
-    "For `speakers_curve`: fit a head to embeddings."
+    "Function for `speakers_curve` that fits a head to embeddings."
     X, copies, widths, y, speakers = _arrays(df, embeddings, recipe)
     def predict(train, test):
         enough = len(np.unique(speakers[train])) >= 5   # to choose the shrinkage by cross-validation
-        candidates = recipe.shrinkage if enough else recipe.shrinkage[len(recipe.shrinkage)//2:][:1]
-        head, labels = _fold_head(X, copies, widths, y, speakers, train, candidates)
+        middle = recipe.shrinkage[len(recipe.shrinkage)//2]
+        shrinkages = recipe.shrinkage if enough else [middle]
+        head, labels = _fold_head(X, copies, widths, y, speakers, train, shrinkages)
         return labels[head_logits(head, X[test]).argmax(1)]
     return predict
 
@@ -106,7 +109,7 @@ def predict_by_training(
     recipe: Recipe,         # of an SVM or a network
     weights=None            # file with pretrained weights
 ):                          # function of training rows and test rows that returns the labels of the latter
-    "For `speakers_curve`: train the recipe from its beginning."
+    "Function for `speakers_curve` that trains any recipe."
     features = model_input(df, recipe)
     def predict(rows, test):
         # a learner needs validation clips; nothing is chosen by them
@@ -122,35 +125,39 @@ def speakers_curve(
     ns=(1, 2, 4, 8, 16, 20), # numbers of training speakers
     folds=None              # numbers of the folds; default: all
 ) -> pd.DataFrame:          # speakers, UAR with its interval over the test speakers
-    "UAR on unseen speakers with fewer training speakers."
-    y, speakers, answers = df.emotion.to_numpy(str), df.speaker.to_numpy(str), {n: [] for n in ns}
+    "UAR on unseen speakers for each number of training speakers."
+    y, speakers = df.emotion.to_numpy(str), df.speaker.to_numpy(str)
+    predictions = {n: [] for n in ns}
     for fold in progress(range(n_folds(df, protocol)) if folds is None else folds, desc='training speakers'):
         s = split(df, protocol, fold)
         rows = np.r_[s.train, s.valid]
         order = np.random.default_rng(fold).permutation(np.unique(speakers[rows]))
-        for n, found in answers.items():
-            found.append((s.test, predict(rows[np.isin(speakers[rows], order[:n])], s.test)))
-    return _table(((dict(speakers=n), found) for n, found in answers.items()), y, speakers)
+        for n, pairs in predictions.items():
+            pairs.append((s.test, predict(rows[np.isin(speakers[rows], order[:n])], s.test)))
+    settings = [dict(speakers=n) for n in ns]
+    return _score_table(zip(settings, predictions.values()), y, speakers)
 
 # %% ../nbs/16a_adaptation.ipynb #5e3f0002
 def robustness(
     df: pd.DataFrame,       # corpus frame
     embeddings: Embeddings, # its embeddings, with augmented copies
-    degraded,               # function of the name of a condition that returns embeddings (n_clips, d)
+    degraded,               # function: name of a condition -> embeddings of all clips under it (n_clips, d)
     recipe: Recipe,         # its `encoder` and `shrinkage`
     protocol: str = 'emobox',
-    conditions=tuple(CONDITIONS)  # their names
-) -> pd.DataFrame:          # condition, UAR with its interval over speakers, share of unchanged answers
+    conditions=tuple(CONDITIONS)  # names of the conditions
+) -> pd.DataFrame:          # condition, UAR with its interval over speakers, share of unchanged predictions
     "UAR on unseen speakers under each condition."
     X, copies, widths, y, speakers = _arrays(df, embeddings, recipe)
     folds = [split(df, protocol, fold) for fold in range(n_folds(df, protocol))]
-    def fitted(s): return _fold_head(X, copies, widths, y, speakers, np.r_[s.train, s.valid], recipe.shrinkage)
-    heads = [fitted(s) for s in progress(folds, desc='heads')]
+    heads = [_fold_head(X, copies, widths, y, speakers, np.r_[s.train, s.valid], recipe.shrinkage)
+             for s in progress(folds, desc='heads')]
     rows = np.concatenate([s.test for s in folds])
-    def answers(Z): return np.concatenate([k[head_logits(h, Z[s.test]).argmax(1)] for s, (h, k) in zip(folds, heads)])
-    on_clean, table = answers(X), []
+    def predict(Z):
+        return np.concatenate([labels[head_logits(head, Z[s.test]).argmax(1)]
+                               for s, (head, labels) in zip(folds, heads)])
+    on_clean, table = predict(X), []
     for condition in progress(conditions, desc='conditions'):
-        found = answers(degraded(condition))
-        scored = _scored(y[rows], found, speakers[rows], np.unique(y))
-        table.append(dict(condition=condition, **scored, unchanged=float((found == on_clean).mean())))
+        predicted = predict(degraded(condition))
+        scores = _score(y[rows], predicted, speakers[rows], np.unique(y))
+        table.append(dict(condition=condition, **scores, unchanged=float((predicted == on_clean).mean())))
     return pd.DataFrame(table)

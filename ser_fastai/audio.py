@@ -228,7 +228,7 @@ def check_audio(
 MAX_KEPT = 2**24  # recordings with up to this number of samples times channels are decoded once only, 64 MB
 
 def mono_blocks(
-    blocks,            # function that starts again and yields samples (n, channels) and their rate
+    blocks,            # function that returns an iterator of samples (n, channels) and their rate
     name='the signal'  # name for error messages
 ):                     # yields mono samples (n,), float32, and their rate
     "Mix a recording of any duration to mono: the first pass computes the weights, the second pass mixes."

@@ -19,8 +19,8 @@ BUNDLE_FORMAT = 1
 _number = int, float
 FIELDS = dict(  # key of bundle.json -> its type
     format=int, name=str, summary=str, labels=list, input=dict, output=str, temperature=_number,
-    adapted_temperature=_number, threshold=_number, scores=dict, data=dict, licence=dict, recipe=dict, versions=dict,
-    sha256=str, head_sha256=str)
+    adapted_temperature=_number, threshold=_number, scores=dict, data=dict, licence=dict, recipe=dict,
+    versions=dict, sha256=str, head_sha256=str)
 INPUT_FIELDS = dict(sample_rate=int, channels=int, range=list, trim=bool, window=_number)  # the key `input`
 OUTPUTS = 'logits', 'embedding'   # of the graph; `head.npz` is a linear map from embeddings to logits
 
@@ -54,8 +54,8 @@ def check_info(
 
 # %% ../nbs/02d_bundle_info.ipynb #2d0b0009
 def read_info(
-    folder  # of a bundle
-) -> dict:  # the content of its `bundle.json`
+    folder  # folder of a bundle
+) -> dict:  # content of its `bundle.json`
     "Read and check the description of a bundle."
     folder = Path(folder)
     file = folder/'bundle.json'
@@ -74,7 +74,7 @@ def checksum(
     return hashlib.sha256(data).hexdigest()
 
 def write_info(
-    folder,     # of a bundle; it contains `model.onnx` and, if `output` is "embedding", `head.npz`
+    folder,     # folder of a bundle; it contains `model.onnx` and, if `output` is "embedding", `head.npz`
     info: dict  # values of `FIELDS`, without `format` and the checksums; `output` is "logits" by default, and
                 # `adapted_temperature`, for speakers with a profile, the same as `temperature`
 ):
@@ -97,8 +97,8 @@ def write_info(
 BUNDLE_FILES = 'bundle.json', 'model.onnx', 'head.npz', 'weights.safetensors', 'card.md', 'LICENSE'
 
 def write_bundle(
-    folder,       # to write; an existing bundle is replaced
-    info: dict,   # for `write_info`; `name` may be None: the name of the folder
+    folder,       # folder to write; an existing bundle is replaced
+    info: dict,   # for `write_info`; if `name` is None, the name of the folder is used
     write_files,  # function of a folder that writes `model.onnx` and other files into it
     texts=None    # more files: name -> text, such as card.md
 ) -> Path:        # the folder
@@ -116,7 +116,6 @@ def write_bundle(
     except OSError as e:
         raise SerError(f'cannot write {folder}: {one_line(e.strerror)}: name another folder') from None
     return folder
-
 
 # %% ../nbs/02d_bundle_info.ipynb #2d0b000f
 def shipped_models() -> dict: # name -> folder; the default first

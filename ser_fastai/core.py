@@ -80,7 +80,7 @@ def import_extra(
 def user_path(
     path  # text or a path; a leading `~` is the home folder
 ) -> Path:
-    "A path as the user wrote it; `~name` of an unknown user stays as it is."
+    "Expand the home folder in a path; `~name` of an unknown user stays unchanged."
     return Path(os.path.expanduser(path))
 
 def data_path(
@@ -191,7 +191,7 @@ def progress(
 # %% ../nbs/00_core.ipynb #91f4c6d1
 @contextmanager
 def safe_imports():
-    "Python processes started in this block do not import from the current folder."
+    "Context manager in which new Python processes do not import from the current folder."
     path, before = sys.path[:], os.environ.get('PYTHONSAFEPATH')
     wanted = set(os.environ.get('PYTHONPATH', '').split(os.pathsep)) - {''}   # set by the user
     sys.path[:] = [p for p in path if p in wanted or os.path.abspath(p) != os.getcwd()]   # joblib reads it

@@ -57,14 +57,17 @@ class Corpus:
 
 # %% ../nbs/03_corpora.ipynb #e42813f9
 _zenodo = 'https://zenodo.org/records/1188976/files/'
+_ravdess_zips = (
+    Archive('Audio_Speech_Actors_01-24.zip', f'{_zenodo}Audio_Speech_Actors_01-24.zip', 1440,
+            'bc696df654c87fed845eb13823edef8a'),
+    Archive('Audio_Song_Actors_01-24.zip', f'{_zenodo}Audio_Song_Actors_01-24.zip', 1012,
+            '5411230427d67a21e18aa4d466e6d1b9'))
 _download_line = 'run "ser_download {name} --data {data}"'
+
+# %% ../nbs/03_corpora.ipynb #bb435a1e
 CORPORA = {
     'ravdess': Corpus(
-        'RAVDESS', parse_ravdess, 1440, 'en', 'CC BY-NC-SA 4.0', _download_line, (
-            Archive('Audio_Speech_Actors_01-24.zip', f'{_zenodo}Audio_Speech_Actors_01-24.zip', 1440,
-                    'bc696df654c87fed845eb13823edef8a'),
-            Archive('Audio_Song_Actors_01-24.zip', f'{_zenodo}Audio_Song_Actors_01-24.zip', 1012,
-                    '5411230427d67a21e18aa4d466e6d1b9')),
+        'RAVDESS', parse_ravdess, 1440, 'en', 'CC BY-NC-SA 4.0', _download_line, _ravdess_zips,
         aliases=('Audio_Speech_Actors_01-24', 'ravdess-emotional-speech-audio')),
     'savee': Corpus(
         'SAVEE', parse_savee, 480, 'en', 'for research, after registration',
@@ -166,7 +169,7 @@ def _merge_spellings(rows):
     return f'labels that differ only in spelling are merged: {changed}' if changed else ''
 
 def _similar_speakers(rows):
-    "A note on speakers whose names differ only in spelling: they may be one person."
+    "Note on speakers whose names differ only in spelling, because they may be one person."
     names = sorted({r['speaker'] for r in rows if r.get('speaker')})
     similar = sorted(n for n, k in Counter(map(folded_label, names)).items() if k > 1)
     groups = [' and '.join(f'"{n}"' for n in names if folded_label(n) == s) for s in similar]
@@ -218,6 +221,7 @@ def _frame(corpus, rows, bad, strict=False, jobs=None, n_published=0, where='', 
     df.attrs = dict(notes=[f'{corpus}: {n}' for n in notes], counts={corpus: counts})
     return df
 
+# %% ../nbs/03_corpora.ipynb #8976a377
 def _no_usable_clip(corpus, where, n_clips, bad, unreadable):
     faults = _by_reason(bad) + ([name_formats(unreadable)] if unreadable else [])
     if faults: return f'{where} contains no usable clip of {corpus}: {_first_few(faults)}'
@@ -404,7 +408,9 @@ def load_csv(
     bad, labels, kept = [], {}, []
     for r in read_list(path, ('path', 'emotion'), OPTIONAL):
         try: p, listed = resolve(r['path']), slashed(local_path(r['path']))
-        except SerError as e: bad.append((r['path'], str(e))); continue
+        except SerError as e:
+            bad.append((r['path'], str(e)))
+            continue
         label = r['emotion'] and emotion_name(r['emotion'])
         if label and folded_label(labels.setdefault(listed, label)) != folded_label(label):
             raise SerError(f'{path} lists {listed} as {labels[listed]} and as {label}: keep one of its rows.')
@@ -430,7 +436,7 @@ def load_any(
     strict: bool = False,  # raise an error for the first bad clip instead of skipping it
     jobs: int = None       # number of threads; default one per core
 ) -> pd.DataFrame:
-    "Load what the option `--corpora` names, as one frame."
+    "Load the corpora of the option `--corpora` as one frame."
     def load(s):
         if s in CORPORA: return load_corpus(s, data, song, strict, jobs)
         path = local_path(s)

@@ -52,14 +52,14 @@ class LogMel(nn.Module):
         n, self.hop = r.n_fft, r.hop_length
         self.n_fft, self.a = n, max(d for d in range(1, math.isqrt(n) + 1) if n % d == 0)
         self.b, self.block = n//self.a, math.gcd(n, r.hop_length)      # a frame consists of whole blocks
-        first, turn, last, k = _fourier_steps(n, self.a)
-        bins, at = np.unique(k, return_index=True)                      # mirrored frequencies count once
+        first, twiddle, last, k = _fourier_steps(n, self.a)
+        bins, index = np.unique(k, return_index=True)                   # mirrored frequencies count once
         filters = np.zeros((len(k), r.n_mels))
-        filters[at] = mel_filters(r.sr, n, r.n_mels, r.fmax)[:, bins].T
+        filters[index] = mel_filters(r.sr, n, r.n_mels, r.fmax)[:, bins].T
         constants = dict(
             window=.5 - .5*np.cos(2*np.pi*np.arange(n)/n), first=np.concatenate([first.real, first.imag]),
-            re=turn.real, im=turn.imag, last=np.block([[last.real, last.imag], [-last.imag, last.real]]),
-            filters=filters)
+            re=twiddle.real, im=twiddle.imag, filters=filters,
+            last=np.block([[last.real, last.imag], [-last.imag, last.real]]))
         for name, x in constants.items(): self.register_buffer(name, torch.from_numpy(x.astype('float32')))
 
     def forward(self, x):                                              # (bs, n) samples
@@ -76,9 +76,9 @@ class LogMel(nn.Module):
 def _width(r): return round(r.seconds*r.sr/r.hop_length)
 
 def resize_matrices(
-    r: Recipe # its n_mels, width, sizes and augmentation
+    r: Recipe # its n_mels, seconds, sizes and augmentation
 ) -> tuple:   # (size, n_mels) and (n_frames, size): image -> rows @ image @ columns
-    "The learner's resizing as two matrices, measured on single rows and columns."
+    "Two matrices that resize as in training, measured on images of single rows and columns."
     h, w, size = r.n_mels, _width(r), stages(r)[-1][0]
     resize = Pipeline(image_tfms(size, r)[:-1], split_idx=1)
     def resized(x): return resize(TensorSpectrogram(x)).as_subclass(torch.Tensor)
@@ -114,7 +114,7 @@ class ToImage(nn.Module):
 class FromSamples(nn.Module):
     "A trained network with its features in front: trimmed mono samples (bs, n) to logits."
     def __init__(self,
-        net: nn.Module, # as it was trained; it is copied
+        net: nn.Module, # trained network; it is copied
         recipe: Recipe
     ):
         super().__init__()
@@ -129,13 +129,13 @@ def store_half(
 ):
     "Store the large weights of the network in 16 bits, each followed by a cast to 32."
     onnx = import_extra('onnx', 'onnx')
-    graph, casts, to = model.graph, [], onnx.TensorProto.FLOAT
+    graph, casts, float32 = model.graph, [], onnx.TensorProto.FLOAT
     weights = {name for node in graph.node if node.name.startswith('/net/') for name in node.input}
     for t in graph.initializer:
-        if t.name not in weights or t.data_type != to or len(t.dims) < 2: continue
+        if t.name not in weights or t.data_type != float32 or len(t.dims) < 2: continue
         half, name = onnx.numpy_helper.to_array(t).astype('float16'), t.name
         t.CopyFrom(onnx.numpy_helper.from_array(half, f'{name}_half'))
-        casts.append(onnx.helper.make_node('Cast', [f'{name}_half'], [name], f'/half/{name}', to=to))
+        casts.append(onnx.helper.make_node('Cast', [f'{name}_half'], [name], f'/half/{name}', to=float32))
     for cast in casts: graph.node.insert(0, cast)
 
 # %% ../nbs/19_export.ipynb #018ac616
@@ -143,9 +143,9 @@ OPSET = 17   # the newest that onnxruntime-web runs in every browser
 
 def write_graph(
     net: nn.Module,     # samples (bs, n) -> `output` (bs, ...)
-    path,               # of the file to write
+    path,               # file to write
     output: str,        # name of the output
-    shape: tuple,       # (bs, n) of the example that is traced
+    shape: tuple,       # (bs, n), shape of the example that is traced
     open_axes: dict,    # input or output -> {axis: name}; the other axes keep the size of the example
     *changes            # functions that change the ONNX model in place
 ) -> Path:
@@ -163,10 +163,10 @@ def write_graph(
 
 def to_onnx(
     net: FromSamples,
-    path,              # of the file to write
+    path,              # file to write
     half: bool = False # store the weights in 16 bits
 ) -> Path:
-    "Write the graph, with open batch size and length."
+    "Write the graph of a network, with variable batch size and length."
     shape = 2, round(net.recipe.sr*net.recipe.seconds)
     open_axes = dict(samples={0: 'batch', 1: 'length'}, logits={0: 'batch'})
     return write_graph(net, path, 'logits', shape, open_axes, *([store_half] if half else []))
@@ -189,30 +189,30 @@ QUANTISED_WEIGHTS = {  # name -> onnxruntime's type, and whether one bit is left
     'signed, 7 bits': ('QInt8', True), 'unsigned, 8 bits': ('QUInt8', False)}
 
 def to_int8(
-    path,          # a graph of `to_onnx` from a CNN
-    to,            # the file to write
-    signals: list, # training clips: mono, trimmed, at the graph's rate
+    path,          # graph of a CNN, written by `to_onnx`
+    to,            # file to write
+    signals: list, # training clips: mono, trimmed, at the sample rate of the graph
     weights: str = 'signed, 7 bits'  # one of `QUANTISED_WEIGHTS`
 ) -> Path:
-    "Static quantisation of a network's convolutions; the front end and the head stay as they are."
+    "Quantise the convolutions of a network statically; the front end and the head stay in 32 bits."
     q, to = import_extra('onnxruntime.quantization', 'onnx'), Path(to)
     feed = iter(signals)
     class Clips(q.CalibrationDataReader):
         def get_next(self):
             x = next(feed, None)
             return None if x is None else dict(samples=x[None].astype('float32'))
-    whole = to.with_name(f'{to.stem}-32.onnx')
-    nodes = _without_half(path, whole).node
-    outside = [n.name for n in nodes if '/net/net.0/' not in n.name]   # of the body
+    float_file = to.with_name(f'{to.stem}-32.onnx')
+    nodes = _without_half(path, float_file).node
+    not_body = [n.name for n in nodes if '/net/net.0/' not in n.name]
     kind, free_bit = QUANTISED_WEIGHTS[weights]
     logging.disable(logging.WARNING)
     try:
-        q.quantize_static(str(whole), str(to), Clips(), quant_format=q.QuantFormat.QDQ, per_channel=True,
+        q.quantize_static(str(float_file), str(to), Clips(), quant_format=q.QuantFormat.QDQ, per_channel=True,
                           activation_type=q.QuantType.QUInt8, weight_type=q.QuantType[kind],
-                          reduce_range=free_bit, nodes_to_exclude=outside)
+                          reduce_range=free_bit, nodes_to_exclude=not_body)
     finally:
         logging.disable(logging.NOTSET)
-        whole.unlink()
+        float_file.unlink()
     return to
 
 # %% ../nbs/19_export.ipynb #8e0fbb07
@@ -236,10 +236,10 @@ def _network_of(model, labels):
 def _check_exportable(net, recipe, labels):
     if recipe.transductive:
         raise SerError(f'cannot export {recipe.name}: it standardises by {recipe.standardise}, '
-                       'which needs more than one recording: export a recipe without')
+                       'which needs more than one recording: export a recipe without it')
     if recipe.model not in ('cnn', 'lstm', 'crnn') or not isinstance(net, nn.Module):
         raise SerError(f'cannot export {recipe.name}: a {recipe.model} has no ONNX graph: '
-                       'export a CNN or an LSTM')
+                       'export a CNN, an LSTM or a CRNN')
     shapes = lambda m: {k: tuple(t.shape) for k, t in m.state_dict().items()}
     if shapes(empty_network(recipe, len(labels))) != shapes(net):
         raise SerError(f'the network is not the one of the recipe {recipe.name}: '
@@ -249,7 +249,7 @@ def _check_exportable(net, recipe, labels):
 def to_bundle(
     model,              # a `Trained`, a fastai learner or a network
     recipe: Recipe,     # its recipe
-    folder,             # to write; an existing bundle is replaced
+    folder,             # folder to write; an existing bundle is replaced
     labels=None,        # the classes; needed for a network without a learner
     *, name=None,       # default: the name of the folder
     summary: str = '',  # training data and accuracy, in two sentences
@@ -260,7 +260,7 @@ def to_bundle(
     weights: bool = True, # write weights.safetensors too
     half: bool = False  # store all weights in 16 bits
 ) -> Path:              # the folder
-    "Write a trained CNN or LSTM as a bundle."
+    "Write a trained CNN, LSTM or CRNN as a bundle."
     net, labels = _network_of(model, labels)
     _check_exportable(net, recipe, labels)
     info = dict(
@@ -280,7 +280,7 @@ def _stored(net, half):
 
 # %% ../nbs/19_export.ipynb #4b4692f8
 def load_network(
-    folder # of a bundle with weights.safetensors
+    folder # folder of a bundle with weights.safetensors
 ) -> tuple: # the network (in evaluation mode), its recipe, its labels
     "The network of a bundle in torch."
     folder = user_path(folder)
@@ -292,20 +292,20 @@ def load_network(
     try:
         tensors = {k: t.float() if t.is_floating_point() else t for k, t in load_file(file).items()}
         net.load_state_dict(tensors, assign=True)
-    except Exception as e:   # safetensors and torch raise their own kinds
+    except Exception as e:   # safetensors and torch raise many types of error
         raise SerError(f'cannot read {file}: {one_line(e)}: get the bundle again') from None
     return net.eval(), recipe, info['labels']
 
 def load_learner(
-    folder,          # of a bundle with weights.safetensors
-    dls: DataLoaders,# of `spectrogram_dls`, with the labels of the bundle
-    **kwargs         # of `Learner`
+    folder,          # folder of a bundle with weights.safetensors
+    dls: DataLoaders,# from `spectrogram_dls`, with the labels of the bundle
+    **kwargs         # passed to `Learner`
 ) -> Learner:
     "The network of a bundle in a fastai learner, to continue training."
     net, _, labels = load_network(folder)
     if list(dls.vocab) != labels:
-        raise SerError(f'{folder} has the labels {", ".join(labels)} and the data {", ".join(dls.vocab)}: '
-                       'use the same')
+        raise SerError(f'{folder} has the labels {", ".join(labels)}, but the data {", ".join(dls.vocab)}: '
+                       'use data with the labels of the bundle')
     kwargs = dict(loss_func=CrossEntropyLossFlat(), metrics=accuracy) | kwargs
     learn = Learner(dls, net.requires_grad_(True), **kwargs)
     return learn if shows_progress() else learn.remove_cb(ProgressCallback)

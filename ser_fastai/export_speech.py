@@ -26,14 +26,15 @@ from .recipes import Recipe
 
 # %% ../nbs/19a_export_speech.ipynb #77562330
 class SpeechGraph(nn.Module):
-    "Samples (1, n), mono, trimmed, at 16 kHz, to an embedding (1, d)."
+    "Trimmed mono samples at 16 kHz (1, n) to an embedding (1, d)."
     def __init__(self,
         encoders: str # e.g. "whisper_tiny:1-3"
     ):
         super().__init__()
         self.layers = parse_encoders(encoders)
         if other := [name for name in self.layers if not name.startswith(('whisper_', 'random_'))]:
-            raise SerError(f'cannot export {other[0]}: a bundle contains an encoder of Whisper, such as whisper_tiny:1-3')
+            raise SerError(f'cannot export {other[0]}: use a recipe with encoders of Whisper, '
+                           'such as whisper_tiny:1-3')
         self.front = LogMel(Recipe('whisper', **MEL))
         encoders = {name: load_encoder(name, max(layers)) for name, layers in self.layers.items()}
         self.encoders = nn.ModuleDict(encoders)
@@ -45,11 +46,11 @@ class SpeechGraph(nn.Module):
         return torch.cat([statistics_over_time([h]).flatten(1) for h in states], 1)
 
 # %% ../nbs/19a_export_speech.ipynb #5903a4b7
-MIN_QUANTISED = 10000   # smaller arrays are stored in 16 bits
-MIN_HALF = 256          # still smaller ones in 32 bits
+MIN_QUANTISED = 10000   # number of values; smaller arrays are stored in 16 bits
+MIN_HALF = 256          # number of values; smaller arrays stay in 32 bits
 
 def _eight_bits(array, output_axis):
-    "Whole numbers from -127 to 127, and the scale of each output channel."
+    "Integers from -127 to 127, and the scale of each output channel."
     inputs = tuple(i for i in range(array.ndim) if i != output_axis % array.ndim)
     scale = np.maximum(np.abs(array).max(inputs, keepdims=True), 1e-12)/127
     return np.round(array/scale).astype('int8'), scale.astype('float16')
@@ -59,23 +60,23 @@ def quantise_weights(
 ):
     "Store large weights in 8 bits, with one scale per output channel, and smaller ones in 16 bits."
     onnx = import_extra('onnx', 'onnx')
-    graph, nodes, to = model.graph, [], onnx.TensorProto.FLOAT
+    graph, nodes, float32 = model.graph, [], onnx.TensorProto.FLOAT
     users = {name: node for node in graph.node for name in node.input}
-    def stored(array, name):   # adds a constant; its name
+    def constant(array, name):   # adds a constant and returns its name
         graph.initializer.append(onnx.numpy_helper.from_array(array, name))
         return name
     def add(kind, inputs, output, **kwargs):
         nodes.append(onnx.helper.make_node(kind, inputs, [output], **kwargs))
     for t in list(graph.initializer):
-        if t.name not in users or t.data_type != to or np.prod(t.dims) < MIN_HALF: continue
+        if t.name not in users or t.data_type != float32 or np.prod(t.dims) < MIN_HALF: continue
         name, node, array = t.name, users[t.name], onnx.numpy_helper.to_array(t)
         graph.initializer.remove(t)
         if array.size < MIN_QUANTISED or array.ndim < 2:
-            add('Cast', [stored(array.astype('float16'), f'{name}_half')], name, to=to)
+            add('Cast', [constant(array.astype('float16'), f'{name}_half')], name, to=float32)
             continue
         values, scale = _eight_bits(array, 0 if node.op_type == 'Conv' else -1)
-        add('Cast', [stored(values, f'{name}_int8')], f'{name}_values', to=to)
-        add('Cast', [stored(scale, f'{name}_scale')], f'{name}_factor', to=to)
+        add('Cast', [constant(values, f'{name}_int8')], f'{name}_values', to=float32)
+        add('Cast', [constant(scale, f'{name}_scale')], f'{name}_factor', to=float32)
         add('Mul', [f'{name}_values', f'{name}_factor'], name)
     for node in reversed(nodes): graph.node.insert(0, node)
 
@@ -83,7 +84,7 @@ def quantise_weights(
 def shorten_names(
     model # an ONNX model; changed in place
 ):
-    "Number the inner values and nodes of a graph: their long names take as much room as a small layer."
+    "Replace the names inside a graph by numbers, because long names take as much space as a small layer."
     graph, short = model.graph, {x.name: x.name for x in (*model.graph.input, *model.graph.output)}
     def number(name): return short.setdefault(name, f'{len(short):x}') if name else name
     for t in graph.initializer: t.name = number(t.name)
@@ -95,17 +96,17 @@ def shorten_names(
 # %% ../nbs/19a_export_speech.ipynb #45a91c16
 def speech_to_onnx(
     graph: SpeechGraph,
-    path,                  # of the file to write
+    path,                  # file to write
     quantised: bool = True # weights in 8 bits
 ) -> Path:
-    "Write the graph with open length."
+    "Write the graph, with variable length."
     changes = (quantise_weights, shorten_names) if quantised else ()
     return write_graph(graph, path, 'embedding', (1, 2*SAMPLE_RATE), dict(samples={1: 'length'}), *changes)
 
 # %% ../nbs/19a_export_speech.ipynb #02438d59
 def speech_bundle(
     model: SpeechModel,
-    folder,             # to write; an existing bundle is replaced
+    folder,             # folder to write; an existing bundle is replaced
     *, name=None,       # default: the name of the folder
     summary: str = '',  # training data and accuracy, in two sentences
     scores=None, data=None, licence=None,  # dicts for bundle.json
@@ -118,8 +119,8 @@ def speech_bundle(
         name=name, summary=summary, labels=labels, output='embedding',
         input=dict(sample_rate=SAMPLE_RATE, channels=1, range=[-1, 1], trim=True, window=recipe.seconds),
         temperature=float(model.temperature),
-        adapted_temperature=float(model.adapted_temperature), threshold=threshold, scores=scores or {}, data=data or {},
-        licence=licence or {}, recipe=asdict(recipe), versions=environment()['versions'])
+        adapted_temperature=float(model.adapted_temperature), threshold=threshold, scores=scores or {},
+        data=data or {}, licence=licence or {}, recipe=asdict(recipe), versions=environment()['versions'])
     def write_files(new):
         speech_to_onnx(SpeechGraph(recipe.encoder), new/'model.onnx')
         save_head(head, new/'head.npz')

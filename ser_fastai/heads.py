@@ -94,15 +94,15 @@ def _discriminants(Z, y, labels, shrinkages):
         yield weight, -.5*(means*weight).sum(1)
 
 def _mean_discriminants(Z, y, labels, shrinkages, widths):
-    "The mean of the discriminants of all blocks, as one discriminant of the whole embedding per shrinkage."
+    "For each shrinkage: the mean of the discriminants of all blocks, as one discriminant of the embedding."
     edges = np.cumsum([0, *(widths or [Z.shape[1]])])
     blocks = [_discriminants(Z[:, a:b], y, labels, shrinkages) for a, b in zip(edges, edges[1:])]
-    for of_shrinkage in zip(*blocks):
-        weights, biases = zip(*of_shrinkage)
+    for discriminants in zip(*blocks):   # of all blocks, for one shrinkage
+        weights, biases = zip(*discriminants)
         yield np.concatenate(weights, 1)/len(blocks), np.mean(biases, 0)
 
 # %% ../nbs/08_heads.ipynb #3786f916
-SHRINKAGE = .7
+SHRINKAGE = .7   # default
 
 def fit_heads(
     X: np.ndarray,   # embeddings (n, d)
@@ -110,7 +110,7 @@ def fit_heads(
     speakers,        # (n,) speakers; the same value for all rows if speakers are unknown
     shrinkages,      # values in (0, 1]: share of the covariance that is replaced by a constant variance
     copies=(),       # embeddings of augmented copies of the clips, each (n, d)
-    widths=()        # numbers of values of blocks, such as encoders, that are taken as uncorrelated; default: one block
+    widths=()        # number of values of each block, without covariance between them; default: one block
 ) -> list:           # one `Head` per shrinkage
     "Fit one head per shrinkage in closed form."
     y, speakers, labels = np.asarray(y), np.asarray(speakers), np.unique(y)
@@ -134,9 +134,9 @@ def fit_head(
 # %% ../nbs/08_heads.ipynb #5e3a0002
 def in_label_order(
     head: Head,
-    labels: list # of the head's rows
+    labels: list # labels of the rows of the head
 ) -> tuple:      # the head and its labels
-    "The head and its labels in the order in which labels are shown everywhere."
+    "Reorder the rows of a head by `label_order`."
     order = label_order(labels)
     rows = [labels.index(k) for k in order]
     by_label = {name: getattr(head, name)[rows] for name in ('weight', 'bias', 'class_means')}
@@ -145,7 +145,7 @@ def in_label_order(
 # %% ../nbs/08_heads.ipynb #ad4100b8
 PRIOR_CLIPS = 4.    # weight of offset zero, as a number of clips
 PRIOR_SPREAD = 8.   # weight of the average speaker's variance, as a number of clips
-CLASS_SHARE = .5    # share of the expected class means that is subtracted
+CLASS_SHARE = .5    # share of the expected class mean that is subtracted
 ADAPT_STEPS = 4     # number of iterations
 
 def adapt(
@@ -249,6 +249,7 @@ def save_head(
     types = {'mean': 'float16', 'deviation': 'float16', 'weight': 'int8', 'class_means': 'int8'}
     np.savez_compressed(path, **{k: a.astype(types.get(k, 'float32')) for k, a in arrays.items()})
 
+# %% ../nbs/08_heads.ipynb #a1f3c1f0
 def load_head(
     path    # file `head.npz`
 ) -> Head:
@@ -264,7 +265,7 @@ def load_head(
     shapes = [getattr(head, k.name).shape for k in fields(head)]
     finite = all(np.isfinite(getattr(head, k.name)).all() for k in fields(head))
     if shapes != [(d,), (d,), (n, d), (n,), (n, d)] or not finite or (head.deviation <= 0).any():
-        raise SerError(message.format('shapes or values do not fit together'))
+        raise SerError(message.format('inconsistent shapes or invalid values'))
     return head
 
 # %% ../nbs/08_heads.ipynb #b2f989ea
@@ -281,6 +282,7 @@ def save_profile(
 
 _remedy = 'make it again with --adapt'
 
+# %% ../nbs/08_heads.ipynb #a55d3d7b
 def check_profile(
     profile: Profile,
     d: int,                   # number of values of an embedding

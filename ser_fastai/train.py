@@ -99,7 +99,7 @@ class BF16(Callback):
             del model.forward
             with bf16_autocast(next(model.parameters()).device): return to_float(forward(*args, **kwargs))
         model.forward = forward_once
-    def after_batch(self): self.model.__dict__.pop('forward', None)  # still there if the batch was cancelled
+    def after_batch(self): self.model.__dict__.pop('forward', None)  # remains if the batch was cancelled
 
 # %% ../nbs/12_train.ipynb #ec09dcd2
 def speed_callbacks(

@@ -45,7 +45,7 @@ MIN_SAMPLES = 1600   # 0.1 s; the convolutions need 0.025 s
 
 # %% ../../nbs/16b_encoders.ipynb #71301ce1
 def whisper_from_transformers(
-    model  # `transformers.WhisperModel`
+    model  # a `transformers.WhisperModel`
 ) -> WhisperEncoder:
     "Encoder of a Whisper model of any size."
     config = model.config
@@ -113,7 +113,7 @@ def hub_facts(
 # %% ../../nbs/16b_encoders.ipynb #6f6c1c34
 @contextmanager
 def _quiet(transformers):
-    "Hide the messages and bars with which `transformers` reports on weights that an encoder does not need."
+    "Hide the progress bars of `transformers`, and its messages about weights that are not needed."
     log = transformers.utils.logging
     verbosity = log.get_verbosity()
     log.set_verbosity_error(), log.disable_progress_bar()
@@ -149,7 +149,7 @@ def load_hub_encoder(
 # %% ../../nbs/16b_encoders.ipynb #508f76cd
 def model_version(
     name: str # e.g. "hf:~/models/wavlm"
-) -> list:    # of names, sizes and times
+) -> list:    # names, sizes and modification times
     "Version of the files in the folder of a model, for the cache; empty for a model on the hub."
     folder = Path(hub_source(name))
     files = [f for f in sorted(folder.glob('*')) if f.suffix in ('.json', '.safetensors', '.bin')]
@@ -256,7 +256,7 @@ def choose_layers(
     for name, layers in parse_encoders(encoder).items():
         if f'{name}:best' not in encoder: continue
         scores = layer_scores(embeddings.clean[name][rows], y[rows], speakers[rows], layers)
-        best = scores.loc[scores.uar.idxmax()]   # the shortest of equal ones
+        best = scores.loc[scores.uar.idxmax()]   # the first maximum, so the shortest span
         encoder = encoder.replace(f'{name}:best', f'{name}:{best["first"]:.0f}-{best["last"]:.0f}')
     return encoder
 
