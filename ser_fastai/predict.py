@@ -88,7 +88,7 @@ def check_threshold(
         raise SerError(f'invalid threshold {threshold:g}: use a probability from 0 to 1')
 
 def _read_profile(bundle, path):
-    bundle.check_adaptable()
+    bundle.check_embedding()
     return heads.load_profile(user_path(path), bundle.model_id, len(bundle.head.mean))
 
 # %% ../nbs/31_predict.ipynb #56ee420b
@@ -269,7 +269,7 @@ def adapt(self: Predictor,
     sr=None  # rate of the samples, Hz
 ) -> Predictor:
     "A predictor that is adapted to a speaker; unusable clips are listed on standard error and left out."
-    self.bundle.check_adaptable()
+    self.bundle.check_embedding()
     X, errors = _embeddings_of_clips(self.bundle, clips, sr)
     if len(X) < MIN_ADAPTATION_CLIPS:
         unusable = f' (not usable: {len(errors)}; the first: {str(errors[0]).rstrip(".")})' if errors else ''
