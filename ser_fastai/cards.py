@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['CITATIONS', 'SHARE_ALIKE', 'WHISPER_LICENCE', 'MODEL_TEXT', 'SCORES', 'SETTINGS_ON_CARD', 'data_of', 'licence_of',
-           'in_words', 'licence_text', 'scores_of', 'temperature_of', 'unseen_scores', 'cross_scores', 'in_short',
-           'card', 'run_card']
+           'in_words', 'licence_text', 'score_entry', 'scores_of', 'temperature_of', 'unseen_scores', 'cross_scores',
+           'in_short', 'card', 'run_card']
 
 # %% ../nbs/40_cards.ipynb #e2cabcd8
 import numpy as np
@@ -17,7 +17,7 @@ from .compare import (answers, calibration, fairness_table, mean_temperature, mo
 from .core import SerError
 from .recipes import Recipe
 from .corpora import CORPORA
-from .metrics import labels_of, recall_by_class
+from .metrics import METRICS, labels_of, recall_by_class
 from .splits import PROTOCOLS, protocol_on
 from .tables import (MIN_SPEAKERS_FOR_CI, RANDOM, complete_seeds, has_interval, percent, summarise,
                                to_markdown)
@@ -123,6 +123,23 @@ def licence_text(
           if 'whisper' in info.get('recipe', {}).get('encoder', '') else [])]) + '\n'
 
 # %% ../nbs/40_cards.ipynb #f81c7226
+def score_entry(
+    predictions,    # clip, truth, one probability per label
+    values: dict,   # their `scores`
+    over_clips: bool, # whether the intervals are over clips, not over speakers
+    **facts         # more entries, e.g. `corpora` and `unseen_speakers`
+) -> dict:          # also scores with 95 % intervals, mean confidence, recall of each class
+    "Scores of one protocol, in the form that a bundle stores."
+    measures = {k: round(float(v), 4) for k, v in values.items()
+                if k.startswith(tuple(METRICS)) and pd.notna(v)}
+    confidence = predictions[labels_of(predictions)].to_numpy(float).max(1).mean()
+    return facts | dict(
+        clips=int(values['n_clips']), speakers=int(values['n_speakers']),
+        interval=f'95 %, {"over clips" if over_clips else "bootstrap over speakers"}',
+        **measures, confidence=round(float(confidence), 4),
+        recall=recall_by_class(predictions).dropna().round(3).to_dict())
+
+# %% ../nbs/40_cards.ipynb #f81c7228
 def _name_of(recipe): return getattr(recipe, 'name', recipe)
 def _has_unseen_speakers(protocol): return 'speaker' in PROTOCOLS[protocol].unseen
 
@@ -141,8 +158,8 @@ def scores_of(
     recipe,        # a `Recipe`, or the name of one
     corpora=None,  # training corpora, e.g. "ravdess"; needed if the results contain several
     test_corpora=None # corpora of the test clips, if they differ from the training corpora
-) -> dict:         # protocol -> scores on its test clips, with 95 % intervals
-    "Scores of a recipe, in the form that a bundle stores."
+) -> dict:         # protocol -> `score_entry` of its test clips
+    "Scores of a recipe from stored runs, in the form that a bundle stores."
     runs, scores = _runs_of(results, recipe, corpora, test_corpora), {}
     table = summarise(results, runs, parts=['test'])
     if table.protocol.duplicated().any():
@@ -151,15 +168,9 @@ def scores_of(
     for row in table.to_dict('records'):
         protocol = row['protocol']
         predictions = results.predictions(runs.run[runs.protocol == protocol])
-        measures = {k: round(float(v), 4) for k, v in row.items()
-                    if k.startswith(('accuracy', 'uar', 'macro_f1')) and pd.notna(v)}
-        confidence = predictions[labels_of(predictions)].to_numpy(float).max(1).mean()
-        scores[protocol] = dict(
-            corpora=row['corpora'], test_corpora=test_corpora or row['corpora'], unseen_speakers=_has_unseen_speakers(protocol), folds=row['folds'],
-            seeds=row['seeds'], clips=int(row['n_clips']), speakers=int(row['n_speakers']),
-            interval=f'95 %, {"over clips" if protocol in RANDOM else "bootstrap over speakers"}',
-            **measures, confidence=round(float(confidence), 4),
-            recall=recall_by_class(predictions).dropna().round(3).to_dict())
+        scores[protocol] = score_entry(
+            predictions, row, protocol in RANDOM, corpora=row['corpora'], test_corpora=row['test_corpora'],
+            unseen_speakers=_has_unseen_speakers(protocol), folds=row['folds'], seeds=row['seeds'])
     return scores
 
 # %% ../nbs/40_cards.ipynb #f81c7227
@@ -231,13 +242,14 @@ def in_short(
 # %% ../nbs/40_cards.ipynb #0d610393
 MODEL_TEXT = dict(svm='An SVM with an RBF kernel on {n_mfcc} MFCC ({stats} over time)',
                   lstm='A bidirectional LSTM of {layers} layers of {hidden} units on log-mel frames',
-                  crnn='A small CNN, a recurrent layer of {hidden} units per direction and attention over time, '
-                       'on log-mel frames',
+                  crnn='A small CNN, a recurrent layer of {hidden} units per direction and attention over '
+                       'time, on log-mel frames',
                   cnn='A CNN ({arch}, initial weights: {weights}) on log-mel images',
                   speech='Layers of pretrained encoders, unchanged ({encoder}), with a linear head on the '
                          'mean and deviation over time of their hidden states')
 SCORES = {'accuracy': 'accuracy', 'UAR': 'uar', 'macro F1': 'macro_f1'}   # column title -> measure
 
+def _percentages(shares): return ', '.join(f'{k} {100*v:.0f} %' for k, v in shares.items())
 def _counts(counts, missing): return ', '.join(f'{n} {k}' for k, n in (counts or {}).items()) or missing
 def _score_columns(scores, protocol, n_speakers):
     return {title: percent(scores, k, has_interval(n_speakers, protocol)) for title, k in SCORES.items()}
@@ -256,6 +268,7 @@ def _data_section(info):
             f'language: {in_words(d.get("languages"))}. '
             f'Clips per class: {_counts(d.get("classes"), "not stated")}.')
 
+# %% ../nbs/40_cards.ipynb #0d610395
 def _scores_section(info):
     rows = [{'protocol': f'`{p}`',
              'test speakers': 'unseen' if s.get('unseen_speakers') else 'seen in training',
@@ -268,8 +281,6 @@ def _scores_section(info):
             'all clips, so none are left to test them.' +
             (f' Recall of each class on unseen speakers: {recall}.' if recall else ''))
 
-def _percentages(shares): return ', '.join(f'{k} {100*v:.0f} %' for k, v in shares.items())
-
 # %% ../nbs/40_cards.ipynb #0d610394
 def _calibration_sentence(info):
     temperature = info.get('temperature', 1.)
@@ -279,9 +290,10 @@ def _calibration_sentence(info):
         measured = ''
         if 'confidence' in s:
             measured = f' (mean confidence {100*s["confidence"]:.0f} %, accuracy {100*s["accuracy"]:.0f} %)'
-        return ('The probabilities allow for unknown microphones: they were calibrated on speakers and on whole '
-                'corpora that were left out of training. On unseen speakers of the training corpora they are too '
-                f'low{measured}. With the profile of a speaker, they are calibrated for known microphones. ')
+        return ('The probabilities allow for unknown microphones: they were calibrated on speakers and on '
+                'whole corpora that were left out of training. On unseen speakers of the training corpora '
+                f'they are too low{measured}. With the profile of a speaker, they are calibrated for known '
+                'microphones. ')
     return ('The probabilities were calibrated on unseen speakers of the same corpus; '
             'on other recordings they are probably too high. ')
 

@@ -88,7 +88,7 @@ def check_threshold(
         raise SerError(f'invalid threshold {threshold:g}: use a probability from 0 to 1')
 
 def _read_profile(bundle, path):
-    bundle.check_adaptable()
+    bundle.check_embedding()
     return heads.load_profile(user_path(path), bundle.model_id, len(bundle.head.mean))
 
 # %% ../nbs/31_predict.ipynb #56ee420b
@@ -108,7 +108,7 @@ class Predictor:
 
     @property
     def summary(self) -> str:
-        "What the model was trained on and how often it is right, in a few sentences."
+        "Training data and accuracy of the model, in a few sentences."
         return self.info['summary']
 
     @property
@@ -153,6 +153,7 @@ def _expected_windows(self: Predictor, audio):
     if not is_path(audio): return None
     with open_audio(audio) as f: return int(2*(f.known_frames or 0)/f.samplerate/self.seconds) or None
 
+# %% ../nbs/31_predict.ipynb #9c4ecd7f
 @patch
 def timeline(self: Predictor,
     audio,            # a path, or samples (n,) or (n, channels)
@@ -269,7 +270,7 @@ def adapt(self: Predictor,
     sr=None  # rate of the samples, Hz
 ) -> Predictor:
     "A predictor that is adapted to a speaker; unusable clips are listed on standard error and left out."
-    self.bundle.check_adaptable()
+    self.bundle.check_embedding()
     X, errors = _embeddings_of_clips(self.bundle, clips, sr)
     if len(X) < MIN_ADAPTATION_CLIPS:
         unusable = f' (not usable: {len(errors)}; the first: {str(errors[0]).rstrip(".")})' if errors else ''
@@ -312,8 +313,8 @@ def segments(
     df = pd.DataFrame(dict(start=start, end=end, emotion=emotions, duration=end - start))
     df['weighted'] = p.max(1)*df.duration
     segment = ((df.emotion != df.emotion.shift()) | (df.start > df.end.shift())).cumsum()
-    how = dict(start='first', end='last', emotion='first', duration='sum', weighted='sum')
-    df = df.groupby(segment).agg(how).reset_index(drop=True)
+    aggregation = dict(start='first', end='last', emotion='first', duration='sum', weighted='sum')
+    df = df.groupby(segment).agg(aggregation).reset_index(drop=True)
     return df.assign(confidence=df.weighted/df.duration).drop(columns=['duration', 'weighted'])
 
 # %% ../nbs/31_predict.ipynb #e1232399
@@ -345,6 +346,11 @@ def plot_timeline(
 MAX_SHOWN = 20    # number of unreadable files that are listed on standard error
 MAX_STDIN = 2**32 # number of bytes that are read from standard input
 
+def _print_text(text):
+    "Print, with `?` in place of characters that standard output cannot encode."
+    encoding = sys.stdout.encoding or 'utf8'
+    print(text.encode(encoding, 'replace').decode(encoding), flush=True)
+
 def _print_errors(errors):
     for message in errors[:MAX_SHOWN]: print(message, file=sys.stderr)
     n_more = len(errors) - MAX_SHOWN
@@ -363,9 +369,9 @@ def _save_stdin(file):
                 f.write(block)
                 if f.tell() > MAX_STDIN:
                     limit = f'{MAX_STDIN/1e9:.1f} GB'
-                    return SerError(f'standard input is longer than {limit}: save it as a file and name that')
+                    return SerError(f'standard input is longer than {limit}: save it and name the file')
     except OSError as e:
-        return SerError(f'cannot store standard input ({e.strerror}): save it as a file and name that')
+        return SerError(f'cannot store standard input ({e.strerror}): save it and name the file')
 
 # %% ../nbs/31_predict.ipynb #8aa00bcb
 def _write_error(folder, e): return SerError(f'cannot write to {folder} ({e.strerror}): name another folder')
@@ -392,7 +398,7 @@ def _save_plot(path, timeline, folder, threshold, used_names):
 # %% ../nbs/31_predict.ipynb #3b50a158
 def _find_inputs(paths, stdin):
     "`find_files`, with the path `stdin` in place of `-`; standard input is saved there."
-    stdin.touch()   # `find_files` does not take an existing file for a pattern
+    stdin.touch()   # `find_files` treats the name of an existing file as a file, not as a glob
     files = find_files([stdin if str(path) == '-' else path for path in paths])
     if stdin in files: files[stdin] = _save_stdin(stdin)
     return files
@@ -409,7 +415,6 @@ def _result_rows(p, files, stdin, threshold, timeline):
             windows = t.assign(emotion=t.emotion.where(t.confidence >= threshold, UNCERTAIN))
             row |= dict(timeline=t, windows=windows, segments=segments(t, threshold) if len(t) else t)
         yield row
-
 
 # %% ../nbs/31_predict.ipynb #ad0b0005
 def open_predictor(
@@ -446,9 +451,7 @@ def predict_paths(
     p = open_predictor(bundle, **kwargs)
     if plot: plot = _make_folder(plot)
     def show(rows, header=True):
-        text = FORMATTERS[format](rows, p, min(top, len(p.labels)), timeline, header)
-        encoding = sys.stdout.encoding or 'utf8'
-        print(text.encode(encoding, 'replace').decode(encoding), flush=True)
+        _print_text(FORMATTERS[format](rows, p, min(top, len(p.labels)), timeline, header))
     n_rows, errors, readable, names = 0, [], [], set()
     with tempfile.TemporaryDirectory() as d:
         stdin = Path(d)/'standard input'

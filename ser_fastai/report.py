@@ -209,7 +209,7 @@ def table_layout(
         not_run=[f'{r.model}: {r.note}' for r in table[table.note.notna()].itertuples()])
 
 def hide_published(table): # from `table1`
-    "Drop the paper's scores, which do not belong beside those of a synthetic corpus."
+    "Drop the paper's scores, which cannot be compared with those of a synthetic corpus."
     return table.drop(columns=['published_accuracy', 'published_f1'])
 
 # %% ../nbs/25_report.ipynb #78873a93
@@ -249,10 +249,10 @@ def unseen_cost(
     "Sentences on how much lower UAR is on unseen than on known speakers; empty if a protocol was not run."
     if not {'paper_uar', 'emobox_uar'} <= set(table): return ''
     loss = (100*(table.paper_uar - table.emobox_uar).dropna()).round().astype(int)
-    few = table.emobox_n_speakers.loc[loss.index] < MIN_SPEAKERS_FOR_CI
+    has_few = table.emobox_n_speakers.loc[loss.index] < MIN_SPEAKERS_FOR_CI
     sentence = 'Going from known to unseen speakers costs {} points of UAR ({}, {}).'
-    groups = ((loss[~few], f'tested on at least {MIN_SPEAKERS_FOR_CI} speakers'),
-              (loss[few], f'on fewer than {MIN_SPEAKERS_FOR_CI}, so only a hint'))
+    groups = ((loss[~has_few], f'tested on at least {MIN_SPEAKERS_FOR_CI} speakers'),
+              (loss[has_few], f'on fewer than {MIN_SPEAKERS_FOR_CI}, so only a hint'))
     return ' '.join(sentence.format(_points(x), plural(len(x), 'model'), tested_on)
                     for x, tested_on in groups if len(x))
 
@@ -306,7 +306,7 @@ PUBLISHED_NOTE = ("The published scores are for the paper's 96 validation clips 
 def usual_corpora(
     results  # `Results`
 ) -> str:
-    "Default corpora of a report: RAVDESS if it has runs or there are none, otherwise those with most runs."
+    "Default corpora of a report: RAVDESS, or, without runs on RAVDESS, those with the most runs."
     corpora = results.runs.corpora
     return 'ravdess' if not len(corpora) or (corpora == 'ravdess').any() else corpora.mode()[0]
 
@@ -319,7 +319,7 @@ def _computation(runs):
             f'{", ".join(versions)}.')
 
 def _real_results(results, corpora='ravdess'):
-    "Table 1 and the observations on real speech, or None without runs."
+    "Table 1 and the observations on real speech; None without runs."
     if not len(paper_runs(results, corpora)): return None
     return dict(corpus_titles=corpus_titles(corpora), table=table_layout(table1(results, corpora=corpora)),
                 observations=observation_cards(observations(results, corpora)))
@@ -359,7 +359,7 @@ def report_values(
 def report_files(
     values: dict # from `report_values`
 ) -> dict:       # file name -> bytes
-    "All files of a report: the page, and each table and figure as a file of its own."
+    "All files of a report: the page, and each table and figure as a separate file."
     def csv(df): return df.to_csv(index=False, lineterminator='\n').encode()
     shown = show_table1(values['table'])
     if values['synthetic']: shown = shown.drop(columns='published accuracy / F1')
@@ -392,5 +392,5 @@ def write_report(
         for name, data in files.items():
             with atomic_write(out/name) as tmp: tmp.write_bytes(data)
     except OSError as e:
-        raise SerError(f'the report cannot be written to {out} ({e.strerror}): choose another folder') from e
+        raise SerError(f'cannot write the report to {out} ({e.strerror}): name another folder') from e
     return out/'index.html'

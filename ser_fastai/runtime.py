@@ -166,12 +166,17 @@ def in_parallel(self: Bundle,
 
 # %% ../nbs/30_runtime.ipynb #30b00005
 @patch_to(Bundle)
+def check_embedding(self: Bundle):
+    "Raise an error if the graph does not end in an embedding, which training and adaptation need."
+    if self.head is None:
+        raise SerError(f'{self.folder} has no embedding: its graph ends in logits: use a speech model')
+
+@patch_to(Bundle)
 def embedding(self: Bundle,
     x: np.ndarray # mono samples (n,) at `sample_rate`, -1..1
 ) -> np.ndarray:  # (d,) float32
     "Embedding of one window, if the graph ends in one."
-    if self.head is None:
-        raise SerError(f'{self.folder} has no embedding: its graph ends in logits: use a speech model')
+    self.check_embedding()
     d = len(self.head.mean)
     return self._run(x, d, f'no embedding of {d} values')
 
@@ -194,18 +199,12 @@ def probabilities(self: Bundle,
 
 # %% ../nbs/30_runtime.ipynb #30b00007
 @patch_to(Bundle)
-def check_adaptable(self: Bundle):
-    "Raise an error if the bundle has no embedding."
-    if self.head is None:
-        raise SerError(f'{self.folder} cannot adapt: its graph ends in logits: use a speech model')
-
-@patch_to(Bundle)
 def with_profile(self: Bundle,
     profile: Profile # of a speaker, made with this bundle; None: of an average speaker
 ):                   # `Bundle` that shares the session
     "The same model, adapted to a speaker."
     if profile is not None:
-        self.check_adaptable()
+        self.check_embedding()
         profile = check_profile(profile, len(self.head.mean))
     adapted = object.__new__(Bundle)
     adapted.__dict__ |= self.__dict__ | dict(profile=profile)

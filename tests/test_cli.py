@@ -125,7 +125,7 @@ MISUSE = [
     (('ser_run', '--protocol', 'papper'), 'known: paper'),
     (('ser_run', '--seeds', 'x'), 'write, for example'),
     (('ser_run', '--corpora', 'ravdess', '--data', 'nowhere'), 'ser_download ravdess'),
-    (('ser_run', '--song'), 'a folder of its own with --results'),
+    (('ser_run', '--song'), 'a separate folder with --results'),
     (('ser_run', '--recipes', 'cnn_transfer', '--weights', 'nowhere.pth'), 'nowhere.pth does not exist'),
     (('ser_reproduce', '--data', 'nowhere', '--corpora', 'savee'), 'SAVEE is not in nowhere'),
     (('ser_corpora', 'nowhere'), 'unknown corpus'),

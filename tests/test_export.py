@@ -159,4 +159,4 @@ def test_runs_without_torch(exports, corpus, bare, tmp_path):
 def test_the_program_on_a_full_disk(exports, corpus, bare):
     with open('/dev/full', 'w') as full:
         done = subprocess.run([bare, exports/'lstm_out'/'run.py', corpus.path[0]], stdout=full, stderr=subprocess.PIPE, text=True)
-    assert done.returncode == 1 and done.stderr == 'cannot write the answer (No space left on device): make room, or write it elsewhere\n'
+    assert done.returncode == 1 and done.stderr == 'cannot write the answer (No space left on device): free some space, or write it elsewhere\n'

@@ -6,8 +6,8 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1]/'ser_fastai'
 
-FOUNDATION = ['core', 'containers', 'audio', 'archives', 'files', 'labels', 'parsers', 'bundle_info', 'corpora', 'synth', 'recordings', 'augment',
-              'features', 'splits', 'heads']  # each may import the earlier ones
+FOUNDATION = ['core', 'containers', 'audio', 'archives', 'files', 'labels', 'parsers', 'bundle_info', 'corpora',
+              'synth', 'recordings', 'augment', 'features', 'splits', 'heads']  # each may import the earlier ones
 TRAIN = ['recipes', 'data', 'train', 'models.svm', 'models.lstm', 'models.cnn', 'models.crnn', 'models.waveform',
          'models.speech', 'models.encoders', 'models.finetune', 'adaptation', 'experiment', 'tuning', 'export',
          'export_speech']
@@ -22,26 +22,30 @@ ALLOWED = dict(
     use={'core', 'containers', 'audio', 'files', 'bundle_info', 'heads', *USE},
     joins={*FOUNDATION, *TRAIN, *JUDGE, *USE, *JOINS})
 
-EXCEPTIONS = {  # imports that break the table and are still to be removed
-    'explain': {'data',        # the input of a fastai learner; all three are imported inside functions
-                'export',      # the torch network of a bundle, for Grad-CAM
-                 'features'}}   # log-mels and their axes
+# Maps of a network need torch and the log-mel that it was trained on; `explain` imports the modules for both
+# inside its functions, so the web page starts without torch.
+EXCEPTIONS = {'explain': {'data',       # the input of a fastai learner
+                          'export',     # the torch network of a bundle, for Grad-CAM
+                          'features'}}  # log-mels and their axes
 
 WITHOUT_TORCH = [*FOUNDATION, *JUDGE, 'speech_detector', 'runtime', 'output', 'predict', 'app', 'recipes', 'cards',
                  'own_model']
 
 
 def imports(module):
-    "Names of all modules that a module imports, ours as `.name`, wherever the statement stands."
+    "Names of all modules that a module imports, also inside functions; our own as `.name`."
     path = PACKAGE/f'{module.replace(".", "/")}.py'
     found = set()
     for node in ast.walk(ast.parse(path.read_text(encoding='utf8'))):
         if isinstance(node, ast.Import): found |= {a.name for a in node.names}
         if not isinstance(node, ast.ImportFrom): continue
-        if not node.level and not (node.module or '').startswith('ser_fastai'): found.add(node.module); continue
+        if not node.level and not (node.module or '').startswith('ser_fastai'):
+            found.add(node.module)
+            continue
         name = (node.module or '').removeprefix('ser_fastai').strip('.')
         if node.level == 1 and name: name = '.'.join([*module.split('.')[:-1], name])   # a module beside this one
-        found |= {f'.{name}'} if name and name != 'models' else {f'.{name}.{a.name}'.replace('..', '.') for a in node.names}
+        if name and name != 'models': found.add(f'.{name}')
+        else: found |= {f'.{name}.{a.name}'.replace('..', '.') for a in node.names}
     return found
 
 
@@ -63,7 +67,8 @@ def test_imports_follow_the_table(wing, module):
 def test_no_torch_here(module):
     tree = ast.parse((PACKAGE/f'{module}.py').read_text(encoding='utf8'))
     top = [s for s in tree.body if isinstance(s, (ast.Import, ast.ImportFrom))]
-    packages = {n.split('.')[0] for s in top for n in ([a.name for a in s.names] if isinstance(s, ast.Import) else [s.module or ''])}
+    names = [n for s in top for n in ([a.name for a in s.names] if isinstance(s, ast.Import) else [s.module or ''])]
+    packages = {n.split('.')[0] for n in names}
     assert not packages & {'torch', 'torchvision', 'fastai'}
 
 

@@ -68,9 +68,9 @@ def test_copies_are_used_in_training_only(tmp_path, clips, encoder):
 
 
 @pytest.mark.parametrize('change, words', [
-    (lambda df: df.assign(emotion='sad'), 'have 1 emotion'),
+    (lambda df: df.assign(emotion='sad'), 'recordings have 1'),
     (lambda df: df.assign(emotion=['calm', *df.emotion[1:]]), '"calm" has 1 clip'),
-    (lambda df: df[:0], 'have 0 emotion')])
+    (lambda df: df[:0], 'recordings have 0')])
 def test_too_few_emotions_or_clips(tmp_path, clips, encoder, change, words):
     with pytest.raises(SerError, match=words): train_own(change(clips), tmp_path/'mine', encoder)
     assert not (tmp_path/'mine').exists()
@@ -85,4 +85,4 @@ def test_other_files_are_kept(tmp_path, clips, encoder):
 
 def test_without_speakers_the_report_says_so(tmp_path, clips, encoder):
     text = training_report(train_own(clips.assign(speaker=None), tmp_path/'mine', encoder))
-    assert 'other clips of the same voices' in text and 'give the speaker of each clip' in text
+    assert 'other clips of the same voices' in text and 'give the speaker of each clip in a CSV' in text

@@ -539,8 +539,8 @@ def test_clips_that_cannot_be_used(embedding_bundle, bundles, voice, bad, tmp_pa
     some = p.adapt([voice, bad/'text.wav', bad/'nan.wav'])
     lines = capsys.readouterr().err.splitlines()
     assert some.bundle.profile.n_clips == 4 and len(lines) == 2 and 'text.wav' in lines[0] and 'nan.wav' in lines[1]
-    with pytest.raises(SerError, match='lstm cannot adapt: its graph ends in logits: use a speech model'): Predictor(bundles/'lstm').adapt(voice)
-    with pytest.raises(SerError, match='cannot adapt'): Predictor(bundles/'lstm', profile='me.json')
+    with pytest.raises(SerError, match='lstm has no embedding: its graph ends in logits: use a speech model'): Predictor(bundles/'lstm').adapt(voice)
+    with pytest.raises(SerError, match='has no embedding'): Predictor(bundles/'lstm', profile='me.json')
 
 def test_adapt_with_the_command(embedding_bundle, voice, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
