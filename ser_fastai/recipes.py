@@ -132,6 +132,7 @@ SPEECH = {r.name: r for r in (
 # each encoder with pretrained and with random weights, without degraded copies
 _encoders = dict(tiny='whisper_tiny:1-3', base='whisper_base:1-4', byol_s='byol_s',
                  random_tiny='random_tiny:1-3', random_base='random_base:1-4', random_byol_s='random_byol_s',
+                 imagenet='efficientnet_lite0:1-3', random_imagenet='random_efficientnet_lite0:1-3',
                  compare='opensmile_compare', egemaps='opensmile_egemaps')
 ENCODER_ROWS = {r.name: r for r in (
     Recipe(f'encoder_{name}', model='speech', encoder=encoder, shrinkage=_speech['shrinkage'])

@@ -51,6 +51,8 @@ ENCODERS = dict(
     random_base=EncoderFacts('', 512, 6),
     byol_s=EncoderFacts('byol_s', 512, 0),  # convolutions only, notebook 16b
     random_byol_s=EncoderFacts('', 512, 0),
+    efficientnet_lite0=EncoderFacts('', 1280, 4),  # stages of a network for pictures, notebook 16b
+    random_efficientnet_lite0=EncoderFacts('', 1280, 4),
     opensmile_compare=EncoderFacts('', 6373, 0),   # features of openSMILE, notebook 16b
     opensmile_egemaps=EncoderFacts('', 88, 0))
 HUB = 'hf:', 'hf_random:'   # prefixes of the names of other encoders of `transformers`, notebook 16b
@@ -168,10 +170,9 @@ def load_encoder(
     if not min(1, facts.n_layers) <= n_layers <= facts.n_layers:
         raise SerError(f'{name} has {facts.n_layers} layers, not {n_layers}: use 1 to {facts.n_layers}')
     folder = folder or os.environ.get('SER_WEIGHTS')
-    if name.startswith(HUB) or facts.n_layers == 0:
-        from ser_fastai.models import encoders
-        if name.startswith(HUB): return encoders.load_hub_encoder(name, n_layers)
-        return encoders.OpenSmile(name) if name in encoders.OPENSMILE else encoders.load_byol_s(name, folder)
+    if name.startswith(HUB) or not name.endswith(('_tiny', '_base')):
+        from ser_fastai.models.encoders import load_other_encoder
+        return load_other_encoder(name, n_layers, folder)
     if not facts.repository: return _random_encoder(facts.width, n_layers)
     file = Path(folder or cache_path()/'weights').expanduser()/f'{name}_encoder.safetensors'
     if not file.is_file():
@@ -192,7 +193,7 @@ def parse_encoders(
 ) -> dict:    # name of the encoder -> list of layers; for "best", all layers that can be chosen
     "Parse the names of encoders and layers in a recipe."
     out = {}
-    for part in re.split(r'\+(?=hf|whisper|random|byol|opensmile)', text):
+    for part in re.split(r'\+(?=hf|whisper|random|byol|efficientnet|opensmile)', text):
         name, colon, span = part.rpartition(':')
         if not colon or f'{name}:' in HUB: name, span = part, ''
         n = encoder_facts(name).n_layers
