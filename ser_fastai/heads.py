@@ -110,7 +110,7 @@ def fit_heads(
     speakers,        # (n,) speakers; the same value for all rows if speakers are unknown
     shrinkages,      # values in (0, 1]: share of the covariance that is replaced by a constant variance
     copies=(),       # embeddings of augmented copies of the clips, each (n, d)
-    widths=()        # number of values of each block; covariance between blocks is ignored; default: one block
+    widths=()        # number of values of each block, without covariance between them; default: one block
 ) -> list:           # one `Head` per shrinkage
     "Fit one head per shrinkage in closed form."
     y, speakers, labels = np.asarray(y), np.asarray(speakers), np.unique(y)
