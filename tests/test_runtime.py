@@ -108,7 +108,7 @@ def test_heads_that_are_refused(speech):
     replace(**{k: getattr(head, k)[..., :5] for k in ('mean', 'deviation', 'weight', 'class_means')})
     refused('no embedding of 5 values')
     replace(mean=head.mean*np.nan)
-    refused('do not fit together')
+    refused('inconsistent shapes')
     (speech/'head.npz').write_bytes(b'no head')
     refused('its checksum differs')
     change(speech, head_sha256=hashlib.sha256(b'no head').hexdigest())
