@@ -341,7 +341,8 @@ def predictions(self: Results,
             _line_error(self._file(facts), pred, again, f'{clip} was already tested in {earlier[clip]}')
         earlier.update(dict.fromkeys(pred['clip'], run))
     if not out: return pd.DataFrame(columns=['run', 'clip', 'truth'])
-    if len(set(map(tuple, out.values()))) > 1: raise SerError('the runs have different labels: load them separately')
+    if len(set(map(tuple, out.values()))) > 1:
+        raise SerError('the runs have different labels: load them separately')
     return pd.concat(out, names=['run']).reset_index('run').reset_index(drop=True)
 
 # %% ../nbs/22_results.ipynb #af1fda6b
