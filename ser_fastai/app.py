@@ -552,8 +552,7 @@ def check_port(host: str, port: int):
     family = socket.AF_INET6 if ':' in host else socket.AF_INET
     try: socket.create_server((host, port), family=family).close()
     except OSError as e:
-        reason = e.strerror or e
-        raise SerError(f'cannot use port {port} of {host} ({reason}): name another with --port') from None
+        raise SerError(f'cannot use port {port} of {host} ({e.strerror or e}): name another --port') from None
 
 # %% ../nbs/33_app.ipynb #38466163
 CONTENT_POLICY = "default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'"   # nothing from other servers

@@ -492,6 +492,6 @@ def _model_comparisons(results, runs, corpora, protocol):
     if not len(groups): return out
     plotted = groups[groups.attribute != 'speaker']  # a figure of all speakers would be too long
     label = 'UAR with 95 % interval over speakers'
-    figure = plot_groups(plotted, what=label).figure if len(plotted) else None
+    figure = plot_groups(plotted, xlabel=label).figure if len(plotted) else None
     title = f'Fairness of {best.title.iloc[0]}, {protocol} protocol'
     return out | dict(fairness=Comparison(title, groups, show_fairness(gaps), figure))

@@ -339,11 +339,11 @@ def mfcc_importance(
         raise SerError(f'{X.shape[1]} columns are not a multiple of {n_mfcc} coefficients: '
                        'pass the n_mfcc of the recipe')
     cube = X.reshape(len(X), -1, n_mfcc)   # clip, statistic, coefficient
-    def take(rows):
+    def statistics_of(rows):
         "Statistics (n, n_statistics * n_mfcc) with coefficient j from the clips `rows[:, j]`."
         return np.stack([cube[rows[:, j], :, j] for j in range(n_mfcc)], 2).reshape(len(rows), -1)
     rows = np.tile(np.arange(len(X))[:, None], n_mfcc)
-    found = permutation_importance(make_pipeline(FunctionTransformer(take), pipeline), rows, y,
+    found = permutation_importance(make_pipeline(FunctionTransformer(statistics_of), pipeline), rows, y,
                                    scoring='balanced_accuracy', n_repeats=n_repeats, random_state=seed)
     return pd.DataFrame(dict(coefficient=np.arange(n_mfcc), importance=found.importances_mean,
                              sd=found.importances_std))

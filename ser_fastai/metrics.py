@@ -26,7 +26,7 @@ def labels_of(
 def predicted_labels(
     pred          # predictions
 ) -> np.ndarray:  # (n,) labels
-    "Most probable label of each row; of equal ones, the first."
+    "Most probable label of each row; the first one if several are equal."
     labels = labels_of(pred)
     return np.array(labels)[pred[labels].to_numpy(float).argmax(1)]
 

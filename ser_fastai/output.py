@@ -16,7 +16,7 @@ from .runtime import NO_SPEECH
 def printable(
     s     # untrusted text, e.g. the name of a file
 ) -> str: # at most 5000 characters
-    "The text on one line, with control characters replaced."
+    "The text in one line, with control characters replaced."
     return one_line(s, 5000)
 
 def _percent(p): return f'{100*p:.0f} %'

@@ -46,6 +46,7 @@ class ClipEmbeddings:
         "Speaker of each clip (n_clips,); empty if it is not known."
         return self.clips.speaker.fillna('').to_numpy(str)
 
+# %% ../nbs/40b_own_model.ipynb #0969a095
 def _mean_embedding(bundle, audio, sr=None):
     X = embeddings(bundle, audio, sr)
     return X.mean(0) if len(X) else None

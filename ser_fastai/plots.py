@@ -82,9 +82,9 @@ def clip_per_emotion(
 
 def _clip_title(clip):
     "Corpus, speaker, sentence and repetition of a clip, as far as they are known."
-    known = {k: str(clip[k]).removeprefix(f'{clip.corpus}_')
-             for k in ('speaker', 'sentence', 'repetition') if pd.notna(clip[k])}
-    return ', '.join([corpus_titles(clip.corpus), *(f'{k} {v}' for k, v in known.items())])
+    fields = {k: str(clip[k]).removeprefix(f'{clip.corpus}_')
+              for k in ('speaker', 'sentence', 'repetition') if pd.notna(clip[k])}
+    return ', '.join([corpus_titles(clip.corpus), *(f'{k} {v}' for k, v in fields.items())])
 
 # %% ../nbs/24a_plots.ipynb #63776436
 def fig_spectrograms(
@@ -136,8 +136,8 @@ def fig_waveforms(
     sr: int = 16000             # sampling rate, Hz
 ):                              # matplotlib figure
     "Draw Figure 5: the waveforms of two emotions, with the same speaker, sentence and repetition."
-    known = df[df.emotion.isin(pair)]
-    clips = clip_per_emotion(known) if len(known) else known
+    of_pair = df[df.emotion.isin(pair)]
+    clips = clip_per_emotion(of_pair) if len(of_pair) else of_pair
     if len(clips) < 2:
         raise SerError(f'no speaker says the same sentence both {" and ".join(pair)}: choose another `pair`')
     waves = [trim_silence(read_audio(p, sr)) for p in clips.path]
@@ -159,7 +159,7 @@ def paper_runs(
     results,                  # `Results`
     corpora: str = 'ravdess'  # corpora of training and test, e.g. "emodb,ravdess"
 ) -> pd.DataFrame:            # facts, one row per run
-    "Return the finished runs of the paper's recipes; a model with complete seeds loses its incomplete ones."
+    "Return the finished runs of the paper's recipes, without incomplete seeds of models with complete ones."
     runs = results.runs
     runs = runs[(runs.status == 'done') & runs.recipe.isin(list(PAPER))]
     return complete_seeds(results, runs[(runs.corpora == corpora) & (runs.test_corpora == corpora)])

@@ -109,9 +109,10 @@ def save_run(
     "Store a run, replacing an earlier attempt."
     status = 'failed' if test is None else 'done'
     facts = dict.fromkeys(COMPUTED) | dict(status=status, error=None) | facts
-    if wrong := set(facts) ^ set(FACTS): raise ValueError(f'missing or unknown facts: {sorted(wrong)}')
+    if mismatched := set(facts) ^ set(FACTS):
+        raise ValueError(f'missing or unknown facts: {sorted(mismatched)}')
     if (facts['status'] == 'failed') != (test is None):
-        raise ValueError('pass the predictions of a run, or status "failed"')
+        raise ValueError('pass the predictions of the run, or the status "failed"')
     files = {}
     if test is not None:
         parts = {part: p for part, p in dict(test=test, valid=valid).items() if p is not None and len(p)}
@@ -241,7 +242,7 @@ class Results:
 def find(self: Results, run: str) -> dict:
     "Facts of the run with this name."
     if not self.published and (f := self.folder/run/'facts.json').exists(): return _read_facts(f)
-    if run not in self._facts: raise SerError(f'there is no run {run} in {self.folder}; ser_run makes runs')
+    if run not in self._facts: raise SerError(f'{self.folder} has no run {run}: create it with ser_run')
     return self._facts[run]
 
 # %% ../nbs/22_results.ipynb #3444121f
@@ -337,10 +338,11 @@ def predictions(self: Results,
         earlier = tested.setdefault(repr([facts[k] for k in (*MODEL, *TESTED, 'seed')]), {})
         if (again := pred['clip'].isin(earlier)).any():
             clip = pred['clip'].iloc[again.argmax()]
-            _line_error(self._file(facts), pred, again, f'{clip} is tested in {earlier[clip]} already')
+            _line_error(self._file(facts), pred, again, f'{clip} was already tested in {earlier[clip]}')
         earlier.update(dict.fromkeys(pred['clip'], run))
     if not out: return pd.DataFrame(columns=['run', 'clip', 'truth'])
-    if len(set(map(tuple, out.values()))) > 1: raise SerError('runs with different labels: load each alone')
+    if len(set(map(tuple, out.values()))) > 1:
+        raise SerError('the runs have different labels: load them separately')
     return pd.concat(out, names=['run']).reset_index('run').reset_index(drop=True)
 
 # %% ../nbs/22_results.ipynb #af1fda6b

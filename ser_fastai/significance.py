@@ -64,8 +64,8 @@ def mcnemar(
     _check_paired(a, b)
     if a['clip'].duplicated().any():
         raise SerError("McNemar's test needs one prediction per clip, not several runs: use permutation_test")
-    right_a, right_b = (predicted_labels(x) == x.truth.to_numpy() for x in (a, b))
-    only_a, only_b = int((right_a & ~right_b).sum()), int((right_b & ~right_a).sum())
+    correct_a, correct_b = (predicted_labels(x) == x.truth.to_numpy() for x in (a, b))
+    only_a, only_b = int((correct_a & ~correct_b).sum()), int((correct_b & ~correct_a).sum())
     p = float(binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.
     return McNemar(only_a, only_b, p)
 
@@ -167,7 +167,7 @@ def group_scores(
 def plot_groups(
     table,      # from `group_scores`
     ax=None,    # matplotlib axes
-    what='UAR'  # label of the x-axis
+    xlabel='UAR' # label of the x-axis
 ):              # the axes
     "Forest plot of the scores of groups with their intervals."
     y = np.arange(len(table))
@@ -176,7 +176,7 @@ def plot_groups(
     ax.plot(table.score, y, 'o', color=COLORS[0], ms=7)
     ax.set_yticks(y, [f'{g} ({n})' for g, n in zip(table.group, table.n)], fontsize=11)
     ax.set_ylim(len(table) - .5, -.5)
-    ax.set_xlabel(what, fontsize=12)
+    ax.set_xlabel(xlabel, fontsize=12)
     ax.grid(axis='x', color='0.92')
     ax.spines[['top', 'right', 'left']].set_visible(False)
     ax.tick_params(axis='y', length=0)

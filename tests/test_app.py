@@ -463,5 +463,5 @@ def test_sigterm_stops_the_server(monkeypatch):
 def test_wrong_options_of_the_command_give_one_line(tmp_path):
     with socket.create_server(('127.0.0.1', 0)) as taken:
         got = misused([['ser_app', '--port', str(taken.getsockname()[1])], ['ser_app', '--bundle', 'nowhere', '--port', str(free_port())]], tmp_path)
-    for (status, told), says in zip(got, ('name another with --port', 'name the folder of a bundle'), strict=True):
+    for (status, told), says in zip(got, ('name another --port', 'name the folder of a bundle'), strict=True):
         assert status == 2 and says in told and len(told.strip().splitlines()) == 1

@@ -131,7 +131,7 @@ MISUSE = [
     (('ser_corpora', 'nowhere'), 'unknown corpus'),
     (('ser_download', 'nowhere'), 'known: ravdess'),
     (('ser_report', '--results', 'nowhere'), 'no runs in'),
-    (('ser_card', 'no-such-run'), 'there is no run'),
+    (('ser_card', 'no-such-run'), 'has no run'),
     (('ser_predict',), 'no recording given'),
     (('ser_predict', '--adapt', 'nowhere'), 'and --save-profile'),
     (('ser_predict', 'a.wav', '--save-profile', 'me.json'), 'add --adapt'),

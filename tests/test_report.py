@@ -126,7 +126,7 @@ def test_nothing_run(tmp_path):
 
 def test_folder_that_cannot_be_written(tmp_path):
     (tmp_path/'file').write_text('')
-    with pytest.raises(SerError, match='cannot be written'):
+    with pytest.raises(SerError, match='cannot write the report'):
         P.write_report(R.Results(tmp_path/'nowhere'), tmp_path/'file')
 
 def test_best_is_chosen_on_validation(tmp_path):

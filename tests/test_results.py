@@ -189,7 +189,7 @@ def test_a_clip_is_tested_in_one_fold(corpus, tmp_path):
         x = json.loads((d.parent/'facts.json').read_text())
         (d.parent/'facts.json').write_text(json.dumps(x | dict(sha256=R._checksum(R._read_text(d)))))
     clip = other.split(',')[1]
-    with pytest.raises(SerError, match=f'predictions.csv line 2: {clip} is tested in {runs[0]} already'):
+    with pytest.raises(SerError, match=f'predictions.csv line 2: {clip} was already tested in {runs[0]}'):
         R.Results(tmp_path).predictions(runs)
 
 def test_a_run_without_its_predictions_may_be_repeated(corpus, tmp_path):

@@ -51,7 +51,7 @@ def train_on_frames(
     create_model: Callable, # number of classes -> network
     checkpoint=None         # file for a `Checkpoint`
 ) -> Trained:
-    "Train a network that takes log-mels which are not resized."
+    "Train a network on log-mels that are not resized."
     seed_all(seed)
     if recipe.smoothing: loss = LabelSmoothingCrossEntropyFlat(eps=recipe.smoothing)
     else: loss = CrossEntropyLossFlat()
