@@ -35,8 +35,10 @@ MORE_NAMES = dict(   # recipes beside Table 1
     encoder_tiny='Whisper tiny', encoder_base='Whisper base', encoder_byol_s='BYOL-S',
     encoder_random_tiny='Whisper tiny, random weights', encoder_random_base='Whisper base, random weights',
     encoder_random_byol_s='BYOL-S, random weights', encoder_compare='ComParE features',
-    encoder_egemaps='eGeMAPS features', encoder_imagenet='EfficientNet-Lite0 on images',
-    encoder_random_imagenet='EfficientNet-Lite0 on images, random weights',
+    encoder_egemaps='eGeMAPS features', encoder_imagenet='EfficientNet-Lite0, frozen',
+    encoder_imagenet_aug='EfficientNet-Lite0, frozen, augmented',
+    encoder_random_imagenet='EfficientNet-Lite0, frozen, random weights',
+    encoder_random_imagenet_aug='EfficientNet-Lite0, frozen, random weights, augmented',
     speech_attention='Whisper tiny, attention pooling',
     speech_finetuned='Whisper tiny, fine-tuned', crnn='CNN and BiLSTM with attention',
     crnn_tiny='depthwise CNN and GRU, under 1 MB', waveform='CNN on waveforms')

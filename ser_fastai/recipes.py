@@ -137,6 +137,9 @@ _encoders = dict(tiny='whisper_tiny:1-3', base='whisper_base:1-4', byol_s='byol_
 ENCODER_ROWS = {r.name: r for r in (
     Recipe(f'encoder_{name}', model='speech', encoder=encoder, shrinkage=_speech['shrinkage'])
     for name, encoder in _encoders.items())}
+# a network for pictures with degraded copies too, for pretraining and augmentation in all combinations
+ENCODER_ROWS |= {f'{name}_aug': replace(ENCODER_ROWS[name], name=f'{name}_aug', waveform='recording', copies=3)
+                 for name in ('encoder_imagenet', 'encoder_random_imagenet')}
 
 # trained by gradients (notebook 16c), so `--recipes speech` does not include them
 _mels = dict(n_fft=400, hop_length=160, n_mels=80, seconds=8., bs=32)
