@@ -34,7 +34,7 @@ class AudioFile(sf.SoundFile):
 def missing_file_error(
     path: Path # a file that does not exist
 ) -> SerError:
-    "The error for a missing file. It recognises files of iCloud and git-annex that are not on this disk."
+    "Error for a missing file, with a remedy for files that iCloud or git-annex has not downloaded."
     if path.with_name(f'.{path.name}.icloud').exists():
         return unreadable(path, 'it is in iCloud, not on this disk', 'download it in Finder')
     if path.is_symlink() and 'annex' in os.readlink(path):
@@ -63,7 +63,7 @@ def open_audio(
     try:
         with open(path, 'rb') as f:
             parts, samples = audio_parts(path, f)   # leaves `f` at its beginning
-            name = os.fsencode(path) if os.name == 'posix' else str(path)   # it may not be UTF-8
+            name = os.fsencode(path) if os.name == 'posix' else str(path)   # may not be UTF-8
             source = SplicedFile(f, parts, 2**40 if samples else None) if parts else name
             with nullcontext() if f.read(4) in CONTAINERS else quiet_decoder: audio = AudioFile(source)
             with audio:
@@ -93,7 +93,7 @@ def decode(
     with open_audio(path) as f:
         n, sr = f.known_frames, f.samplerate
         limit = int(min(max_seconds*sr, MAX_VALUES/f.channels))
-        n_read = 0 if n and n > limit else limit + 1 if n is None else n
+        n_read = limit + 1 if n is None else n if n <= limit else 0   # a file that is too long is not read
         x = f.read(n_read, dtype='float32', always_2d=True)
         if max(n or 0, len(x)) > limit:
             raise SerError(f'{path} is longer than {limit/sr/3600:.3g} hours: cut it into parts.')
@@ -130,8 +130,8 @@ QUIET_CHANNEL = 1e-3  # channels below this share of the loudest channel's power
 
 def channel_moments(
     x: np.ndarray # samples (n, channels)
-) -> np.ndarray:  # (1 + channels, 1 + channels); moments of two parts add up
-    "Number of samples, and sums and sums of products of the channels."
+) -> np.ndarray:  # (1 + channels, 1 + channels); the moments of two parts can be added
+    "Matrix of the number of samples, the sum of each channel, and the sum of products of each two channels."
     rows = max(1, 2**20//x.shape[1])
     parts = (np.insert(x[i:i + rows].astype('float64'), 0, 1., axis=1) for i in range(0, len(x), rows))
     return sum(p.T @ p for p in parts)
@@ -139,7 +139,7 @@ def channel_moments(
 def mix_weights(
     moments: np.ndarray # from `channel_moments`
 ) -> tuple:             # weights (channels,), and the constant offset of the mix
-    "Weights of the channels: equal, but 0 for silent channels, or only the loudest if they cancel."
+    "Equal weights of all channels that are not silent, or only the loudest channel if they cancel."
     n, mean = moments[0, 0], moments[0, 1:]/moments[0, 0]
     covariance = moments[1:, 1:]/n - np.outer(mean, mean)
     power = np.diag(covariance)
@@ -225,12 +225,12 @@ def check_audio(
     return x
 
 # %% ../nbs/01_audio.ipynb #be2a5721
-MAX_KEPT = 2**24  # recordings with up to this number of samples times channels are decoded once only, 64 MB
+MAX_KEPT = 2**24  # samples times channels (64 MB); shorter recordings are decoded only once
 
 def mono_blocks(
-    blocks,            # function that returns an iterator of samples (n, channels) and their rate
+    blocks,            # function that returns an iterator of samples (n, channels) and their rate, Hz
     name='the signal'  # name for error messages
-):                     # yields mono samples (n,), float32, and their rate
+):                     # yields mono samples (n,), float32, and their rate, Hz
     "Mix a recording of any duration to mono: the first pass computes the weights, the second pass mixes."
     moments, kept, size = 0, [], 0
     for x, sr in blocks():

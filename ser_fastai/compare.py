@@ -30,7 +30,7 @@ from .splits import PROTOCOLS
 from .tables import PAPER, RANDOM, complete_runs, has_interval, on_shared_splits, percent, scores
 
 # %% ../nbs/23_compare.ipynb #d2a4232b
-MORE_NAMES = dict(   # recipes beside Table 1
+MORE_NAMES = dict(   # recipes that are not in Table 1
     speech_small='Whisper tiny, linear head', speech_large='Whisper tiny and base, linear head',
     encoder_tiny='Whisper tiny', encoder_base='Whisper base', encoder_byol_s='BYOL-S',
     encoder_random_tiny='Whisper tiny, random weights', encoder_random_base='Whisper base, random weights',
@@ -252,7 +252,7 @@ def _shared_rows(a, b):
     return first[[k for k in ('clip', 'pair') if k in first]].merge(other[['clip']])
 
 def shared_predictions(
-    a,       # predictions of system A; with a column `pair` if they are of several folds or seeds
+    a,       # predictions of system A, with a column `pair` if there are several folds or seeds
     b        # predictions of system B
 ) -> tuple:  # both, in the same order
     "Predictions of two systems for the same clips, folds and seeds."
@@ -287,7 +287,7 @@ def pairs_table(
     corpora: str = 'ravdess', # tested corpora, comma-separated
     recipes=tuple(PAPER),     # names of recipes
     n_perm: int = 10000,      # number of random exchanges
-    complete=True             # only systems with all folds; if False, only our pairs with an incomplete one
+    complete=True             # systems with all folds; False: pairs of our systems, one of them incomplete
 ) -> pd.DataFrame:            # system_a, system_b, b_ours, folds, `compare_systems`, p_holm, p_mcnemar_holm
     "Comparison of each of our systems with all other systems that have the same classes."
     runs, random = our_runs(results, [protocol], corpora, recipes, complete), protocol in RANDOM
@@ -321,7 +321,7 @@ def points(
     return f'{100*x:+.1f}'.replace('-', '−')
 
 def p_value(
-    p,               # NaN for a test that was not made
+    p,               # NaN if there was no test
     sentence=False   # format for a sentence instead of a table cell
 ) -> str:            # e.g. "<0.001", or "p < 0.001" in a sentence
     "A p-value with three decimals."
@@ -455,7 +455,7 @@ def best_by_validation(
     return runs[model == best]
 
 # %% ../nbs/23_compare.ipynb #26084346
-Comparison = namedtuple('Comparison', 'title table shown figure')  # str, numbers, text, figure or None
+Comparison = namedtuple('Comparison', 'title table shown figure')  # `shown` is `table` as text
 
 def comparisons(
     results,                   # `Results`

@@ -101,7 +101,7 @@ def cross_validate(
 def _scores_by_protocol(found, predictions, by_speaker):
     "Scores as a bundle stores them, with the name of the protocol."
     values = scores(predictions, found.speakers, random=not by_speaker)
-    values['n_speakers'] = found.clips.speaker.nunique()   # without the unknown one
+    values['n_speakers'] = found.clips.speaker.nunique()   # without the unknown speaker
     corpora = ','.join(sorted(found.clips.corpus.unique()))
     entry = score_entry(predictions, values, not by_speaker, corpora=corpora, unseen_speakers=by_speaker)
     return {'unseen speakers' if by_speaker else 'unseen clips': entry}

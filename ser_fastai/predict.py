@@ -37,7 +37,7 @@ def _files_in_folder(folder):
     return files
 
 def _files_in_list(path):
-    "The files that a list names; a row with an unusable name has a `SerError`."
+    "The files that a list names, and a `SerError` for each row with an unusable name."
     files, resolve = {}, list_resolver(path.parent)
     for row in read_list(path):
         try: files[resolve(row['path'])] = None
@@ -95,8 +95,8 @@ def _read_profile(bundle, path):
 class Predictor:
     "Emotion probabilities from a bundle."
     def __init__(self,
-        bundle=None, # the folder of a bundle, or the name of a model that ships; default: the default model
-        profile=None, # file of a speaker's profile, written by `save_profile`; made with the same model
+        bundle=None, # folder of a bundle, or name of a shipped model; default: the default model
+        profile=None, # file of a speaker's profile from `save_profile`, for the same model
         any_sound=False # also recognise recordings without speech
     ):
         self.bundle = open_bundle(bundle, any_sound=any_sound)
@@ -239,7 +239,7 @@ def predict_files(self: Predictor,
 
 # %% ../nbs/31_predict.ipynb #ad0b0004
 def _recordings(clips, sr):
-    "For each name of a recording: a function of the bundle that returns its embeddings, or a `SerError`."
+    "Name of each recording -> function from a bundle to the embeddings, or a `SerError`."
     if is_path(clips) or all(map(is_path, clips)):
         return {str(path): error or (lambda b, path=path: embeddings(b, path))
                 for path, error in find_files(clips).items()}
@@ -274,7 +274,7 @@ def adapt(self: Predictor,
     X, errors = _embeddings_of_clips(self.bundle, clips, sr)
     if len(X) < MIN_ADAPTATION_CLIPS:
         unusable = f' (not usable: {len(errors)}; the first: {str(errors[0]).rstrip(".")})' if errors else ''
-        found = 'one clip is too little' if len(X) else 'no clip with speech'
+        found = 'one clip is not enough' if len(X) else 'no clip with speech'
         raise SerError(f'cannot adapt: {found}{unusable}: use two or more clips of the speaker')
     _print_errors(errors)
     adapted = copy.copy(self)
@@ -283,7 +283,7 @@ def adapt(self: Predictor,
 
 @patch
 def save_profile(self: Predictor,
-    path # of the file to write, .json
+    path # file to write, .json
 ):
     "Write the profile of the speaker, for `Predictor(profile=...)`."
     if self.bundle.profile is None: raise SerError('there is no profile to save: call adapt first')
@@ -323,7 +323,7 @@ def plot_timeline(
     threshold: float = THRESHOLD, # segments with a lower probability have no line
     ax=None                       # matplotlib axes
 ):                                # the axes
-    "Probabilities over time as shades, with the segments as lines."
+    "Plot probabilities over time as shades, and segments as lines."
     if not len(timeline): raise SerError('cannot draw a timeline: the recording contains no speech')
     import matplotlib.pyplot as plt
     labels, (start, end, p) = list(timeline.columns[4:]), _average_overlaps(timeline)
@@ -425,7 +425,7 @@ def open_predictor(
     any_sound=False   # as for `Predictor`
 ) -> Predictor:
     "The predictor of the command; it writes the profile if `save_profile` is given."
-    if profile and adapt: raise SerError('a profile and --adapt exclude each other: use one of them')
+    if profile and adapt: raise SerError('a profile and --adapt cannot be combined: use one of them')
     if save_profile and not adapt:
         raise SerError('--save-profile needs clips of the speaker: add --adapt FOLDER')
     p = Predictor(bundle, profile, any_sound)
@@ -436,7 +436,7 @@ def open_predictor(
 # %% ../nbs/31_predict.ipynb #3b50a159
 def predict_paths(
     paths,                  # as for `find_files`; "-" is a recording on standard input
-    bundle=None,            # folder of a bundle, or name of a model that ships; default: the default model
+    bundle=None,            # folder of a bundle, or name of a shipped model; default: the default model
     top: int = 2,           # number of emotions per row of the table
     format: str = 'table',  # table, csv, or json (one object per line)
     threshold: float = THRESHOLD, # answers with a lower probability are "uncertain"

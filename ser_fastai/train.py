@@ -99,7 +99,7 @@ class BF16(Callback):
             del model.forward
             with bf16_autocast(next(model.parameters()).device): return to_float(forward(*args, **kwargs))
         model.forward = forward_once
-    def after_batch(self): self.model.__dict__.pop('forward', None)  # remains if the batch was cancelled
+    def after_batch(self): self.model.__dict__.pop('forward', None)  # if the batch was cancelled
 
 # %% ../nbs/12_train.ipynb #ec09dcd2
 def speed_callbacks(
@@ -154,7 +154,7 @@ def rng_state(
 
 # %% ../nbs/12_train.ipynb #6e3531f9
 class Checkpoint(Callback):
-    "Save the state of a training every few minutes."
+    "Save the state of a training run every few minutes."
     order = 90
     def __init__(self,
         path,                # file of the checkpoint
@@ -256,7 +256,7 @@ def train_network(
     recipe: Recipe,         # settings of the network and its training
     dls_at: Callable,       # image size -> DataLoaders of the split
     make_learner: Callable, # DataLoaders -> untrained Learner
-    checkpoint=None         # file of the `Checkpoint`; without it, an interrupted training starts again
+    checkpoint=None         # file of the `Checkpoint`; without it, an interrupted run restarts at epoch 0
 ) -> Trained:
     "Train a network on a split."
     reuse_freed_memory()

@@ -257,7 +257,7 @@ def test_a_session_adapts_to_a_voice(page, clips, bundle, without_explanation):
     np.testing.assert_allclose(Predictor(profile=clips/'me.json').predict(clips/'angry.wav'), adapted.predict(clips/'angry.wav'), atol=1e-3)
 
 @pytest.mark.parametrize('names, message', [
-    (['angry.wav'], 'cannot adapt: one clip is too little: use two or more clips of the speaker'),
+    (['angry.wav'], 'cannot adapt: one clip is not enough: use two or more clips of the speaker'),
     (['noise.wav', 'noise.wav'], 'cannot adapt: no clip with speech (not usable: '),
     (['angry.wav', 'broken.wav'], 'broken.wav: '),
     (['long.ogg', 'long.ogg'], 'together, the recordings last 0:50 minutes; the limit is 0.5'),
@@ -366,7 +366,7 @@ def test_adaptation_in_the_browser(driver, page, clips, without_explanation):
     box('angry.wav', 'film.wav')
     assert 'The selection is too large: the limit is 1 MB' in find(driver, '#adaptation [role=alert]').text and remaining_files(page) == []
     box('angry.wav')
-    wait_until(lambda: 'one clip is too little' in find(driver, '#adaptation').text, 60)
+    wait_until(lambda: 'one clip is not enough' in find(driver, '#adaptation').text, 60)
     box('happy.wav', 'sad.wav')
     assert find(driver, '#adaptation [role=status]').text == 'Adapted to 2 clips. Save this profile'
     assert find(driver, '#adaptation a[download]').get_attribute('href').startswith('data:application/json')

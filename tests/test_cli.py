@@ -135,7 +135,7 @@ MISUSE = [
     (('ser_predict',), 'no recording given'),
     (('ser_predict', '--adapt', 'nowhere'), 'and --save-profile'),
     (('ser_predict', 'a.wav', '--save-profile', 'me.json'), 'add --adapt'),
-    (('ser_predict', 'a.wav', '--profile', 'me.json', '--adapt', 'nowhere'), 'exclude each other'),
+    (('ser_predict', 'a.wav', '--profile', 'me.json', '--adapt', 'nowhere'), 'cannot be combined'),
     (('ser_predict', 'a.wav', '--model', 'nowhere'), 'nowhere'),
     (('ser_export', '.'), 'name a new folder'),
     (('ser_export', 'out', '--bundle', 'nowhere'), 'nowhere'),

@@ -529,8 +529,8 @@ def test_clips_that_cannot_be_used(embedding_bundle, bundles, voice, bad, tmp_pa
     p = Predictor(embedding_bundle)
     (tmp_path/'empty').mkdir()
     for clips, says in (
-            ([voice/'0.wav'], 'one clip is too little: use two or more'), (buzz(), 'one clip is too little'),
-            ([voice/'0.wav', bad/'text.wav'], r'one clip is too little \(not usable: 1; the first: cannot read .*text.wav'),
+            ([voice/'0.wav'], 'one clip is not enough: use two or more'), (buzz(), 'one clip is not enough'),
+            ([voice/'0.wav', bad/'text.wav'], r'one clip is not enough \(not usable: 1; the first: cannot read .*text.wav'),
             (tmp_path/'empty', 'no clip .*contains no audio files'), ('none*.wav', 'matches no file'), ([], 'no clip'),
             ([bad/'text.wav', bad/'nan.wav', bad/'silent.wav'], 'not usable: 3; the first'), ([np.full(SR, np.nan)], 'clip 0: .*finite|clip 0.*NaN')):
         with pytest.raises(SerError, match=says) as e: p.adapt(clips, SR)
@@ -539,7 +539,7 @@ def test_clips_that_cannot_be_used(embedding_bundle, bundles, voice, bad, tmp_pa
     some = p.adapt([voice, bad/'text.wav', bad/'nan.wav'])
     lines = capsys.readouterr().err.splitlines()
     assert some.bundle.profile.n_clips == 4 and len(lines) == 2 and 'text.wav' in lines[0] and 'nan.wav' in lines[1]
-    with pytest.raises(SerError, match='lstm has no embedding: its graph ends in logits: use a speech model'): Predictor(bundles/'lstm').adapt(voice)
+    with pytest.raises(SerError, match='lstm has no embedding, because its graph ends in logits: use a speech model'): Predictor(bundles/'lstm').adapt(voice)
     with pytest.raises(SerError, match='has no embedding'): Predictor(bundles/'lstm', profile='me.json')
 
 def test_adapt_with_the_command(embedding_bundle, voice, tmp_path, capsys, monkeypatch):
@@ -549,7 +549,7 @@ def test_adapt_with_the_command(embedding_bundle, voice, tmp_path, capsys, monke
         return json.loads(capsys.readouterr().out)['probabilities']
     alone, adapted = answers(), answers(adapt=voice, save_profile='me.json')
     assert answers(profile='me.json') == pytest.approx(adapted, abs=1e-3) and alone != pytest.approx(adapted, abs=1e-3)
-    for wrong, says in ((dict(profile='me.json', adapt=voice), 'exclude each other'), (dict(save_profile='me.json'), 'add --adapt')):
+    for wrong, says in ((dict(profile='me.json', adapt=voice), 'cannot be combined'), (dict(save_profile='me.json'), 'add --adapt')):
         with pytest.raises(SerError, match=says): predict_paths([voice/'1.wav'], embedding_bundle, **wrong)
 
 

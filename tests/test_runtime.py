@@ -91,7 +91,7 @@ def test_profiles_that_do_not_fit(speech, bundle):
     b = R.open_bundle(speech)
     for offset, scale in ((np.zeros(5), np.ones(5)), (np.zeros(6), np.ones(5)), (np.full(6, np.nan), np.ones(6))):
         with pytest.raises(SerError, match='needs 6 finite offsets and positive scales: make it again'): b.with_profile(H.Profile(offset, scale))
-    with pytest.raises(SerError, match='has no embedding: its graph ends in logits: use a speech model'):
+    with pytest.raises(SerError, match='has no embedding, because its graph ends in logits: use a speech model'):
         R.open_bundle(bundle).with_profile(H.Profile(np.zeros(6), np.ones(6)))
     with pytest.raises(SerError, match='has no embedding'): R.open_bundle(bundle).embedding(noise())
 
@@ -116,7 +116,7 @@ def test_heads_that_are_refused(speech):
     (speech/'head.npz').unlink()
     refused('cannot open .*head.npz')
     change(speech, output='logits')
-    refused('no input "samples" and output "logits"')
+    refused('its input and output are not "samples" and "logits"')
 
 COMMAND = Path(sys.executable).parent/'ser_predict'
 LIGHT = '''

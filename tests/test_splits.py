@@ -26,7 +26,7 @@ def test_what_is_shared_alone_is_told():
     "Corpora on both sides, but neither a speaker nor a sentence."
     df = pd.concat([corpus('xyz', name=c, sentences=None).assign(sentence=lambda d: d.speaker) for c in 'ab'], ignore_index=True)
     s = Split(*(np.flatnonzero(df.speaker.str[-1] == k) for k in 'xyz'))
-    assert 'how well a known corpus is recognised' in str(leaks(df, s, 'cross', 0))
+    assert 'the score is for a corpus seen in training' in str(leaks(df, s, 'cross', 0))
 
 def real_names():
     "RAVDESS as `load_corpus` gives it: 1440 names, two of them with the same samples."
@@ -149,22 +149,22 @@ def test_paper_shares():
     assert df.emotion.iloc[s.test].value_counts().between(4, 5).all()
 
 REFUSED = {
-    'no speakers':        (corpus([None], n=20, name='own'), SPEAKERS, 'names 0: use the paper protocol'),
-    'one speaker':        (corpus('a', n=20, name='own'), SPEAKERS, 'names 1'),
-    'some speakers':      (corpus(['a', 'b', None], n=20, name='own'), SPEAKERS, '160 of 480 name none, e.g. own/None-neutral-0: fill in'),
-    'no sentences':       (corpus('ab', n=20, sentences=None), ['sentence'], 'two sentences, and this corpus names 0: .* add a sentence column'),
-    'one sentence':       (corpus('ab', n=20, sentences='1'), ['sentence'], 'names 1'),
-    'some sentences':     (corpus('ab', n=21, sentences=['1', '2', None]), ['sentence'], '112 of 336 name none, e.g. ravdess/a-neutral-2: fill in'),
+    'no speakers':        (corpus([None], n=20, name='own'), SPEAKERS, 'has 0: use the paper protocol'),
+    'one speaker':        (corpus('a', n=20, name='own'), SPEAKERS, 'has 1'),
+    'some speakers':      (corpus(['a', 'b', None], n=20, name='own'), SPEAKERS, '160 of 480 clips have none, e.g. own/None-neutral-0: fill in'),
+    'no sentences':       (corpus('ab', n=20, sentences=None), ['sentence'], 'two sentences, but this corpus has 0: .* add a sentence column'),
+    'one sentence':       (corpus('ab', n=20, sentences='1'), ['sentence'], 'has 1'),
+    'some sentences':     (corpus('ab', n=21, sentences=['1', '2', None]), ['sentence'], '112 of 336 clips have none, e.g. ravdess/a-neutral-2: fill in'),
     'a class a sentence': (pd.concat([corpus('ab', ['sad'], 20, sentences='1'), corpus('ab', ['angry'], 20, sentences='2')]), ['sentence'],
                            'leaves no clip of sad to train on in fold 0'),
     'one corpus':         (FRAMES['ravdess'], ['cross'], 'there is only ravdess: add another'),
-    'strangers':          (pd.concat([FRAMES['ravdess'], corpus([None], n=20, name='own')]), ['cross'], '160 of 928 name none'),
+    'strangers':          (pd.concat([FRAMES['ravdess'], corpus([None], n=20, name='own')]), ['cross'], '160 of 928 clips have none'),
     'one shared class':   (pd.concat([FRAMES['ravdess'], corpus('ab', ['sad', 'bored'], name='own')]), ['cross'], 'own and ravdess share sad: leave'),
     'no shared class':    (pd.concat([FRAMES['ravdess'], corpus('ab', ['tired', 'bored'], name='own')]), ['cross'], 'own and ravdess share none: leave'),
     'one class':          (corpus('abc', ['angry'], 20, 'own'), [p for p in PROTOCOLS if p != 'cross'], 'every clip is angry'),
     'a class of one':     (pd.concat([corpus('abc', n=20), corpus('a', ['bored'], 1)]), ['paper', 'random10', 'loso', 'sentence'], 'bored'),
     'a class of two':     (pd.concat([corpus('abc', n=20), corpus('a', ['bored'], 2)]), ['paper', 'random10', 'loso', 'sentence'], 'bored'),
-    'a class of nine':    (pd.concat([corpus('abc', n=20), corpus('a', ['bored'], 9)]), ['random10'], 'needs 10 clips of each class, and bored has 9'),
+    'a class of nine':    (pd.concat([corpus('abc', n=20), corpus('a', ['bored'], 9)]), ['random10'], 'needs 10 clips of each class, but bored has 9'),
     'one clip left each': (pd.concat([corpus('a', EIGHT[:2], 9), corpus('b', EIGHT[:2], 1)]), ['loso'], 'needs? two clips of each class'),
 }
 
@@ -185,7 +185,7 @@ def test_a_frame_without_speaker_or_sentence_is_never_clean():
     assert 'emobox fold 0: clean: no test speaker and no identical recording in training; sentences are shared; the sentence of 6 clips is not known' == told
     by_hand = Split(*np.split(np.arange(len(some)), [600, 640]))
     assert not leaks(some, by_hand, 'sentence').clean
-    with pytest.raises(SerError, match='ravdess/01-neutral-0 names none: fill in the sentence column'):
+    with pytest.raises(SerError, match='ravdess/01-neutral-0 has none: fill in the sentence column'):
         check_leaks(some, Split(np.arange(6), *np.split(np.arange(6, 20), 2)), 'sentence')
 
 def test_leaks_agree_with_a_count_one_by_one():
@@ -211,9 +211,9 @@ def test_what_leaks_say():
     told = {p: str(leaks(df, split(df, p), p, 0)) for p in PROTOCOLS if p != 'cross'}
     assert told['emobox'] == 'emobox fold 0: clean: no test speaker and no identical recording in training; sentences are shared'
     assert told['sentence'] == 'sentence fold 0: clean: no test sentence and no identical recording in training; speakers are shared'
-    assert told['paper'].startswith('paper fold 0: ') and told['paper'].endswith('known voices are recognised, not how a new speaker would be')
+    assert told['paper'].startswith('paper fold 0: ') and told['paper'].endswith('the score is for speakers seen in training, not for new ones')
     assert all('\n' not in x for x in told.values())
-    assert str(leaks(df, split(df, 'emobox'))).startswith('this split: 2 of 2 sentences are in training: the score says how well known sentences')
+    assert str(leaks(df, split(df, 'emobox'))).startswith('this split: 2 of 2 sentences are in training: the score is for sentences seen in training')
 
 def test_a_wrong_speaker_column_is_given_away_by_identical_samples():
     df = FRAMES['real']
@@ -221,7 +221,7 @@ def test_a_wrong_speaker_column_is_given_away_by_identical_samples():
     df = pd.concat([df, copy], ignore_index=True)
     for protocol in SPEAKERS:
         fold = next(k for k in range(n_folds(df, protocol)) if 'ravdess_01' in set(df.speaker.iloc[split(df, protocol, k).test]))
-        with pytest.raises(SerError, match=f'{protocol} fold {fold} promises an unseen speaker, but ravdess/Actor_01/03-01-01-01-01-01-01 in the test '
+        with pytest.raises(SerError, match=f'{protocol} fold {fold} promises an unseen speaker, but ravdess/Actor_01/03-01-01-01-01-01-01 in test '
                                            'and ravdess/copy in training are the same recording: correct the speaker column'):
             check_leaks(df, split(df, protocol, fold), protocol, fold)
     s = split(df, 'random10', fold := next(k for k in range(10) if len(df) - 1 in split(df, 'random10', k).test))

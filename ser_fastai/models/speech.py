@@ -39,7 +39,7 @@ from ..train import Trained
 
 # %% ../../nbs/16_speech.ipynb #2fa74cb7
 class EncoderFacts(NamedTuple):
-    "A published encoder."
+    "Source and size of an encoder."
     repository: str  # on the Hugging Face hub
     width: int       # number of values of a hidden state
     n_layers: int    # number of transformer layers
@@ -47,11 +47,11 @@ class EncoderFacts(NamedTuple):
 ENCODERS = dict(
     whisper_tiny=EncoderFacts('openai/whisper-tiny', 384, 4),
     whisper_base=EncoderFacts('openai/whisper-base', 512, 6),
-    random_tiny=EncoderFacts('', 384, 4),   # not trained: a baseline for the architecture alone
+    random_tiny=EncoderFacts('', 384, 4),   # random weights: a baseline that shows the effect of training
     random_base=EncoderFacts('', 512, 6),
     byol_s=EncoderFacts('byol_s', 512, 0),  # convolutions only, notebook 16b
     random_byol_s=EncoderFacts('', 512, 0),
-    efficientnet_lite0=EncoderFacts('', 1280, 4),  # stages of a network for pictures, notebook 16b
+    efficientnet_lite0=EncoderFacts('', 1280, 4),  # stages of an image network, notebook 16b
     random_efficientnet_lite0=EncoderFacts('', 1280, 4),
     opensmile_compare=EncoderFacts('', 6373, 0),   # features of openSMILE, notebook 16b
     opensmile_egemaps=EncoderFacts('', 88, 0))
@@ -90,7 +90,7 @@ class EncoderLayer(nn.Module):
 
 # %% ../../nbs/16_speech.ipynb #1bbbdbcb
 class SpeechEncoder(nn.Module):
-    "Base class: `prepare` makes the input from samples, `forward` gives a list of hidden states."
+    "Base class: `prepare` makes the input from samples, `forward` returns a list of hidden states."
     dtype = 'float16'         # type of stored embeddings
     def pool(self, states):   # list of (bs, n, width) -> (bs, number of states, statistics, width)
         "Statistics of hidden states over time."
@@ -112,7 +112,7 @@ class WhisperEncoder(SpeechEncoder):
         self.register_buffer('frequencies', torch.exp(-steps*torch.arange(width//2)), persistent=False)
 
     def positions(self, x):   # (bs, n, width) -> (n, width)
-        "Sinusoidal position embeddings. Frames are counted, so an exported graph accepts any length."
+        "Sinusoidal position embeddings; a running sum counts frames, so exported graphs accept any length."
         t = ((x[0, :, :1] < torch.inf).float().cumsum(0) - 1)*self.frequencies
         return torch.cat([t.sin(), t.cos()], 1)
 
@@ -121,9 +121,9 @@ class WhisperEncoder(SpeechEncoder):
 
     def forward(self, S, mask=None):  # (bs, n_mels, n_frames) in dB -> 1 + n_layers (bs, n_frames/2, width)
         "Hidden states. The `mask` (bs, n_frames) is true for real frames and false for padding."
-        def real(x): return x if mask is None else x.masked_fill(~mask[:, None], 0)
-        x = F.gelu(self.conv1(real(whisper_input(S))))
-        x = F.gelu(self.conv2(real(x))).transpose(1, 2)
+        def zero_padding(x): return x if mask is None else x.masked_fill(~mask[:, None], 0)
+        x = F.gelu(self.conv1(zero_padding(whisper_input(S))))
+        x = F.gelu(self.conv2(zero_padding(x))).transpose(1, 2)
         states = [x + self.positions(x)]
         if mask is not None: mask = mask[:, ::2]   # the second convolution halves the number of frames
         for layer in self.layers: states.append(layer(states[-1], mask))
@@ -241,7 +241,7 @@ class Embeddings:
         return [self.clean[name][0, i].size for name, chosen in layers.items() for i in chosen]
 
 def _load_clip(path, sha, copy):
-    "Trimmed samples of a clip (copy `()`), of an augmented copy `(kind, number)` or under a `(condition,)`."
+    "Trimmed samples of a clip; `copy` is `()`, `(kind, number)` of an augmented copy, or `(condition,)`."
     x = read_audio(path, SAMPLE_RATE)
     if copy and copy[0] in CONDITIONS: x = recorded_in(x, copy[0], sha)
     elif copy: x = augmented_copy(x, SAMPLE_RATE, *copy, sha)
