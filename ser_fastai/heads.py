@@ -79,6 +79,12 @@ def _speaker_means(Z, speakers):
 
 def _discriminants(Z, y, labels, shrinkages):
     "For each shrinkage: weights (n_labels, d) and biases (n_labels,) of linear discriminant analysis."
+    if not (used := Z.any(0)).all():   # padding of narrow layers
+        for narrow, bias in _discriminants(Z[:, used], y, labels, shrinkages):
+            weight = np.zeros((len(labels), Z.shape[1]), 'float32')
+            weight[:, used] = narrow
+            yield weight, bias
+        return
     class_index = np.searchsorted(labels, y)
     means = np.stack([Z[class_index == i].mean(0) for i in range(len(labels))])
     R = (Z - means[class_index])/np.sqrt(np.float32(len(Z)))   # R.T@R is the covariance
