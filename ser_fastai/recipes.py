@@ -138,7 +138,8 @@ ENCODER_ROWS = {r.name: r for r in (
     Recipe(f'encoder_{name}', model='speech', encoder=encoder, shrinkage=_speech['shrinkage'])
     for name, encoder in _encoders.items())}
 # a network for pictures with degraded copies too, for pretraining and augmentation in all combinations
-ENCODER_ROWS |= {f'{name}_aug': replace(ENCODER_ROWS[name], name=f'{name}_aug', waveform='recording', copies=3)
+_copies = dict(waveform='recording', copies=3)
+ENCODER_ROWS |= {f'{name}_aug': replace(ENCODER_ROWS[name], name=f'{name}_aug', **_copies)
                  for name in ('encoder_imagenet', 'encoder_random_imagenet')}
 
 # trained by gradients (notebook 16c), so `--recipes speech` does not include them
