@@ -192,7 +192,7 @@ def _is_cross(protocol, scores):
     return scores.get('test_corpora', scores.get('corpora')) != scores.get('corpora')
 
 def _first_scores(info, condition):
-    "The first scores with an accuracy that meet `condition(protocol, scores)`; empty if there are none."
+    "The first scores with an accuracy for which `condition(protocol, scores)` is true, or an empty dict."
     with_accuracy = {p: s for p, s in info['scores'].items() if isinstance(s, dict) and 'accuracy' in s}
     return next((s for p, s in with_accuracy.items() if condition(p, s)), {})
 

@@ -29,7 +29,8 @@ from ..core import SerError, cache_path, import_extra, one_line, progress, user_
 from ..features import as_image, feature_settings, log_mel
 from ..heads import SHRINKAGE, mean_recall, out_of_fold
 from .cnn import fetch_weights, read_state
-from .speech import HUB, EncoderFacts, SpeechEncoder, WhisperEncoder, parse_encoders
+from .speech import (HUB, EncoderFacts, SpeechEncoder, WhisperEncoder,
+                                      fixed_initial_weights, parse_encoders)
 from ..recipes import Recipe
 
 # %% ../../nbs/16b_encoders.ipynb #5600f063
@@ -140,8 +141,7 @@ def load_hub_encoder(
     transformers, config, source = import_extra('transformers', 'speech'), hub_config(name), hub_source(name)
     family = FAMILIES[config.model_type]
     load, n_all = getattr(transformers, family.model), getattr(config, family.n_layers)
-    with _quiet(transformers), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+    with _quiet(transformers), fixed_initial_weights():
         try: model = load(config) if name.startswith('hf_random:') else load.from_pretrained(source)
         except Exception as e: raise _cannot_load(source, e) from None
     encoder = family.wrap(model.float()).eval().requires_grad_(False)
@@ -202,9 +202,7 @@ def load_byol_s(
     folder=None           # folder with `byol_s_512.pth`; default: SER_WEIGHTS, then the cache
 ) -> ByolS:               # in evaluation mode
     "Load BYOL-S."
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        net = ByolS().eval().requires_grad_(False)
+    with fixed_initial_weights(): net = ByolS().eval().requires_grad_(False)
     if name.startswith('random'): return net
     folder = folder or os.environ.get('SER_WEIGHTS') or cache_path()/'weights'
     file = user_path(folder)/'byol_s_512.pth'
@@ -250,9 +248,7 @@ def load_image_stages(
 ) -> ImageStages:                    # in evaluation mode
     "Load the stages of EfficientNet-Lite0."
     file = None if name.startswith('random') else fetch_weights('tf_efficientnet_lite0')
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        return ImageStages(file).eval().requires_grad_(False)
+    with fixed_initial_weights(): return ImageStages(file).eval().requires_grad_(False)
 
 # %% ../../nbs/16b_encoders.ipynb #ecce32de
 OPENSMILE = dict(opensmile_compare='ComParE_2016', opensmile_egemaps='eGeMAPSv02')   # names of feature sets

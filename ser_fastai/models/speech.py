@@ -4,11 +4,13 @@
 
 # %% auto #0
 __all__ = ['ENCODERS', 'HUB', 'SAMPLE_RATE', 'MEL', 'PEAK', 'CLIPS_PER_SAVE', 'EncoderFacts', 'whisper_input', 'EncoderLayer',
-           'SpeechEncoder', 'WhisperEncoder', 'encoder_facts', 'load_encoder', 'parse_encoders', 'statistics_over_time',
-           'embed', 'Embeddings', 'build_embeddings', 'SpeechModel', 'train_speech']
+           'SpeechEncoder', 'WhisperEncoder', 'fixed_initial_weights', 'encoder_facts', 'load_encoder',
+           'parse_encoders', 'statistics_over_time', 'embed', 'Embeddings', 'build_embeddings', 'SpeechModel',
+           'train_speech']
 
 # %% ../../nbs/16_speech.ipynb #08740910
 import math, os, re
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -142,11 +144,16 @@ def _download(name, file):
     file.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f'{file}.lock'), atomic_write(file) as tmp: save_file(tensors, tmp)
 
-def _random_encoder(width, n_layers):
-    "An encoder with the initial weights of torch, the same in each call."
+@contextmanager
+def fixed_initial_weights():
+    "Context in which torch draws the same weights each time. Its generator is unchanged afterwards."
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return WhisperEncoder(width, n_layers).eval().requires_grad_(False)
+        yield
+
+def _random_encoder(width, n_layers):
+    "An encoder with the initial weights of torch, the same in each call."
+    with fixed_initial_weights(): return WhisperEncoder(width, n_layers).eval().requires_grad_(False)
 
 # %% ../../nbs/16_speech.ipynb #ba4397e1
 def encoder_facts(
