@@ -246,7 +246,9 @@ MODEL_TEXT = dict(svm='An SVM with an RBF kernel on {n_mfcc} MFCC ({stats} over 
                        'time, on log-mel frames',
                   cnn='A CNN ({arch}, initial weights: {weights}) on log-mel images',
                   speech='Layers of pretrained encoders, unchanged ({encoder}), with a linear head on the '
-                         'mean and deviation over time of their hidden states')
+                         'mean and deviation over time of their hidden states',
+                  finetune='The first layers of a pretrained encoder ({encoder}), trained further, with {pooling} '
+                           'over time and a linear head')
 SCORES = {'accuracy': 'accuracy', 'UAR': 'uar', 'macro F1': 'macro_f1'}   # column title -> measure
 
 def _percentages(shares): return ', '.join(f'{k} {100*v:.0f} %' for k, v in shares.items())

@@ -8,7 +8,7 @@ __all__ = ['MODULES', 'NEEDS', 'RUN_START', 'RUN', 'USAGE', 'CONTRACT', 'HEAD_US
 
 # %% ../nbs/40a_publish.ipynb #c3f01fa6
 import shutil
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 # %% ../nbs/40a_publish.ipynb #3cbd4a52
@@ -46,12 +46,15 @@ def save_bundle(
     data = data or {}
     shared = dict(scores=scores or {}, data=data, licence=licence or licence_of(data))
     info = dict(name=user_path(folder).name, labels=labels, kind=recipe.model, recipe=asdict(recipe)) | shared
-    if recipe.model == 'speech':   # the temperatures are those of the model
-        info |= {k: getattr(trained.model, k) for k in ('temperature', 'adapted_temperature')}
+    model, is_speech = getattr(trained, 'model', None), recipe.model in ('speech', 'finetune')
+    if recipe.model == 'finetune':   # not calibrated by its training
+        model = replace(model, temperature=temperature, adapted_temperature=temperature)
+    if is_speech:
+        info |= {k: getattr(model, k) for k in ('temperature', 'adapted_temperature')}
     else: info['temperature'] = temperature
     texts = {'card.md': card(info), 'LICENSE': licence_text(info)}
-    if recipe.model == 'speech':
-        return speech_bundle(trained.model, folder, summary=in_short(info), texts=texts, **shared)
+    if is_speech:
+        return speech_bundle(model, folder, summary=in_short(info), texts=texts, **shared)
     return to_bundle(trained, recipe, folder, labels, summary=in_short(info), texts=texts,
                      temperature=temperature, **shared, **kwargs)
 

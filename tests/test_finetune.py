@@ -6,10 +6,15 @@ import pandas as pd
 import pytest
 import torch
 
+from ser_fastai.audio import trim_silence
 from ser_fastai.core import SerError
+from ser_fastai.features import log_mel
 from ser_fastai.models.finetune import PADDING, pad_mels, speech_classifier, speech_learner, train_finetune
+from ser_fastai.publish import save_bundle
 from ser_fastai.recipes import RECIPES, SPEECH, SPEECH_NETWORKS, apply_options
+from ser_fastai.runtime import open_bundle
 from ser_fastai.splits import Split
+from ser_fastai.synth import make_clip
 
 SPLIT = Split(np.arange(12), np.arange(12, 18), np.arange(18, 24))
 SMALL = dict(encoder='random_tiny:1', waveform='', shrinkage=(.7,), bs=4, epochs=2, average=2)
@@ -35,7 +40,7 @@ def recipe(name='speech_finetuned', **changes): return replace(SPEECH_NETWORKS[n
 def test_attention_never_changes_the_encoder(corpus):
     "Including its normalisation layers, which fastai trains by default."
     trained = train_finetune(*corpus, SPLIT, recipe('speech_attention', freeze_epochs=2, lr=1e-2))
-    model, start = trained.model.model, speech_classifier(recipe(), 2)
+    model, start = trained.model.classifier, speech_classifier(recipe(), 2)
     for k, t in start.encoder.state_dict().items(): assert torch.equal(t, model.encoder.state_dict()[k]), k
     assert model.pool.score.weight.abs().max() > 0
 
@@ -44,11 +49,26 @@ def test_fine_tuning_changes_every_part_and_no_test_label_matters(corpus):
     df, mels = corpus
     first = train_finetune(df, mels, SPLIT, recipe())
     encoder = speech_classifier(recipe(), 2).encoder.state_dict()
-    assert all(not torch.equal(t, first.model.model.encoder.state_dict()[k]) for k, t in encoder.items())
+    assert all(not torch.equal(t, first.model.classifier.encoder.state_dict()[k]) for k, t in encoder.items())
     other = df.assign(emotion=np.r_[df.emotion[:18], df.emotion[18:][::-1]])
     probs = train_finetune(other, mels, SPLIT, recipe()).predict_proba(SPLIT.test)
     assert np.array_equal(probs, first.predict_proba(SPLIT.test))
     np.testing.assert_allclose(probs.sum(1), 1, atol=1e-5)
+
+
+@pytest.mark.parametrize('pooling', ['statistics', 'attention'])
+def test_the_bundle_answers_as_the_trained_network_does(corpus, tmp_path, pooling):
+    trained = train_finetune(*corpus, SPLIT, recipe(pooling=pooling))
+    classifier = trained.model.classifier
+    bundle = open_bundle(save_bundle(trained, tmp_path/'b', recipe(pooling=pooling), temperature=2.))
+    x = trim_silence(make_clip((5, 2, 1, 1, 1)).astype('float32')/32768)
+    S = torch.from_numpy(log_mel(x - x.mean(), **classifier.encoder.mel))[None]
+    embedding = bundle.embedding(x)
+    with torch.no_grad():   # the noise of the corpus is far from this clip, which magnifies errors of 8 bits
+        assert np.corrcoef(embedding, classifier.embed(S)[0].numpy())[0, 1] > .999
+        expected = classifier.head(torch.from_numpy(embedding))[[trained.labels.index(k) for k in bundle.labels]]
+    np.testing.assert_allclose(bundle.logits(x), expected.numpy(), atol=.05*float(expected.abs().max()))
+    assert bundle.temperature == 2 and 'trained further' in (tmp_path/'b'/'card.md').read_text()
 
 
 def test_learning_rates_of_the_recipe(corpus):

@@ -6,9 +6,11 @@
 __all__ = ['PADDING', 'PAD_STEP', 'POOLS', 'TensorMel', 'LoadMel', 'LoadTrainingMel', 'pad_mels', 'speech_dls',
            'weighted_statistics', 'StatisticsPool', 'AttentionPool', 'LinearHead', 'SpeechClassifier',
            'speech_classifier', 'pooled_embeddings', 'fit_linear_head', 'WeightAverage', 'parameter_groups',
-           'speech_learner', 'train_finetune']
+           'speech_learner', 'as_speech_model', 'train_finetune']
 
 # %% ../../nbs/16c_finetune.ipynb #0988d437
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import torch
@@ -24,7 +26,7 @@ from ..core import SerError, check_choice, seed_all
 from ..data import split_labels
 from ..features import Features, build_features, plot_log_mel
 from ..heads import Head, choose_shrinkage, fit_head, fit_temperature
-from .speech import WhisperEncoder, load_encoder, parse_encoders
+from .speech import SpeechModel, WhisperEncoder, load_encoder, parse_encoders
 from ..recipes import Recipe
 from ..splits import Split
 from ..train import Trained, train_network
@@ -243,6 +245,26 @@ def speech_learner(
     return Learner(dls, model, loss_func=CrossEntropyLossFlat(weight=weight), metrics=accuracy,
                    splitter=parameter_groups, cbs=cbs, lr=recipe.lr, wd=recipe.wd, train_bn=False)
 
+# %% ../../nbs/16c_finetune.ipynb #18a940e7
+def as_speech_model(
+    learn: Learner,     # trained, from `speech_learner`
+    df: pd.DataFrame,   # corpus frame
+    features: Features, # its log-mels
+    rows,               # positions of the training clips
+    recipe: Recipe
+) -> SpeechModel:       # not calibrated: its temperatures are 1
+    "Encoder, pooling and head of a learner, for `speech_bundle`."
+    model, labels = learn.model.eval(), list(learn.dls.vocab)
+    part, n_frames = df.iloc[rows], round(recipe.seconds*recipe.sr/recipe.hop_length)
+    X = pooled_embeddings(model, features, list(part['clip']), n_frames)
+    closed_form = fit_head(X, part.emotion.to_numpy(str), part.speaker.fillna('').to_numpy(str))
+    order = [labels.index(k) for k in sorted(labels)]
+    mean, deviation, weight, bias = (t.detach().cpu().numpy() for t in (
+        model.head.mean, model.head.deviation, model.head.linear.weight[order], model.head.linear.bias[order]))
+    class_means = closed_form.class_means*closed_form.deviation/deviation
+    head = Head(mean, deviation, weight, bias, class_means)
+    return SpeechModel(recipe, head, 1., 1., sorted(labels), classifier=model)
+
 # %% ../../nbs/16c_finetune.ipynb #d0179e6e
 def train_finetune(
     df: pd.DataFrame,    # corpus frame
@@ -257,4 +279,5 @@ def train_finetune(
     seed_all(seed)
     def make_learner(dls): return speech_learner(df, s, recipe, features, dls)
     def dls_at(size): return speech_dls(df, features, s, recipe)   # log-mels are not resized
-    return train_network(df, s, recipe, dls_at, make_learner)
+    trained = train_network(df, s, recipe, dls_at, make_learner)
+    return replace(trained, model=as_speech_model(trained.model, df, features, s.train, recipe))

@@ -323,7 +323,8 @@ class SpeechModel:
     temperature: float  # divisor of the logits for unknown speakers
     adapted_temperature: float # divisor of the logits for speakers with a profile
     labels: list        # emotions, in the order of the head's rows
-    shrinkage: float    # chosen on the training speakers
+    shrinkage: float = None        # chosen on the training speakers; None for a fine-tuned encoder
+    classifier: nn.Module = None   # fine-tuned encoder with its pooling (notebook 16c); None if frozen
 
 # %% ../../nbs/16_speech.ipynb #b47c8b5a
 def _profiles(head, X, speakers):
