@@ -26,6 +26,7 @@ from threadpoolctl import threadpool_limits
 from .audio import fix_length, read_audio, remove_offset, trim_silence
 from .augment import WAVEFORM, planned_copies, augmented_copy
 from .core import SerError, atomic_write, cache_path, hash_of, check_choice, progress
+from .recordings import recorded_in
 
 # %% ../nbs/06_features.ipynb #c09b2e3f
 def mel_frequencies(
@@ -154,17 +155,19 @@ def build_features(
     df: pd.DataFrame,      # corpus frame with `clip`, `path` and `sha`
     recipe,                # a `Recipe` (notebook 10)
     cache=None,            # folder of the cache; default `cache_path()`
-    jobs: int = -1         # number of threads; -1 for one per core
+    jobs: int = -1,        # number of threads; -1 for one per core
+    condition: str = ''    # a key of `CONDITIONS`: recordings under it, before trimming (notebook 04a)
 ) -> Features:
     "Log-mels of all clips and of the augmented copies in the recipe, computed or read from the cache."
     settings = feature_settings(recipe)
     unique = df.drop_duplicates('sha').sort_values('sha')
     def entry(*copy):   # `Features` of the unchanged clips, or of one copy (kind, number)
         copy_key = [*copy, *WAVEFORM[copy[0]][:2]] if copy else []
+        if condition: copy_key.append(condition)
         name = hash_of([CACHE_VERSION, settings, librosa.__version__, list(unique.sha), *copy_key], 16)
         folder = Path(cache or cache_path())/name
         index = _read_index(folder, recipe.n_mels)
-        if index is None: index = _build_entry(unique, settings, folder, jobs, copy)
+        if index is None: index = _build_entry(unique, settings, folder, jobs, copy, condition)
         frames = np.memmap(folder/'frames.f32', 'float32', 'r', shape=(index.stop.max(), recipe.n_mels))
         index = index.set_index('sha').loc[df.sha]
         return Features(frames, dict(zip(df['clip'], zip(index.start, index.stop))), settings)
@@ -180,12 +183,14 @@ def _read_index(folder, n_mels):
         return index if (folder/'frames.f32').stat().st_size == 4*n_mels*index.stop.max() else None
     except (OSError, ValueError): return None
 
-def _build_entry(df, settings, folder, jobs, copy):
+def _build_entry(df, settings, folder, jobs, copy, condition):
     "Compute and store a cache entry, unless another process has just done so. Return its index."
     n_mels = settings['n_mels']
     def clip_frames(path, sha):   # (n_frames, n_mels)
         change = (lambda x: augmented_copy(x, settings['sr'], *copy, sha)) if copy else None
-        return clip_features(read_audio(path, settings['sr']), change=change, **settings).T
+        x = read_audio(path, settings['sr'])
+        if condition: x = recorded_in(x, condition, sha)
+        return clip_features(x, change=change, **settings).T
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder/'lock'), threadpool_limits(1, 'blas'):
@@ -193,7 +198,7 @@ def _build_entry(df, settings, folder, jobs, copy):
             for unfinished in folder.glob('.*.tmp'): unfinished.unlink()
             pool = Parallel(jobs, prefer='threads', return_as='generator', batch_size=8)
             work = pool(delayed(clip_frames)(*clip) for clip in zip(df.path, df.sha))
-            work = progress(work, total=len(df), desc=' '.join(['log-mel', *map(str, copy)]))
+            work = progress(work, total=len(df), desc=' '.join(['log-mel', condition, *map(str, copy)]))
             with atomic_write(folder/'frames.f32') as tmp, open(tmp, 'wb') as f:
                 stops = np.cumsum([f.write(frames.tobytes()) for frames in work])//(4*n_mels)
             index = pd.DataFrame(dict(sha=df.sha.to_numpy(), start=np.r_[0, stops[:-1]], stop=stops))

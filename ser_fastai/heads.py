@@ -164,7 +164,9 @@ def variety(
 
 def adapt(
     head: Head,
-    X: np.ndarray   # (n, d), embeddings of clips of one speaker or one recording session, without labels
+    X: np.ndarray,  # (n, d), embeddings of clips of one speaker or one recording session, without labels
+    prior_clips: float = PRIOR_CLIPS, # weight of offset zero, as a number of clips
+    class_share: float = CLASS_SHARE  # share of the expected class mean that is subtracted
 ) -> Profile:
     "Estimate the profile of a speaker from unlabelled clips."
     X = np.asarray(X, 'float32').reshape(-1, len(head.mean))
@@ -176,7 +178,7 @@ def adapt(
     for _ in range(ADAPT_STEPS):
         p = softmax(head_logits(head, X, profile)).astype('float32')
         n = len(X)*min(1, variety(p)/ALL_VARIED)**2   # clips of few emotions count less
-        offset = (Z - CLASS_SHARE*p @ head.class_means).mean(0)*n/(n + PRIOR_CLIPS)
+        offset = (Z - class_share*p @ head.class_means).mean(0)*n/(n + prior_clips)
         variance = (np.square(Z - offset).mean(0)*n + PRIOR_SPREAD)/(n + PRIOR_SPREAD)
         profile = Profile(offset, np.sqrt(variance), len(X))
     return profile
