@@ -238,7 +238,7 @@ class ImageStages(SpeechEncoder):
     def forward(self, images):   # -> list of 5 (bs, n_steps, N_BANDS*largest number of channels)
         width, states = max(STAGE_CHANNELS), []
         for h in self.net(images):                               # (bs, channels, height, n_steps)
-            h = F.adaptive_avg_pool2d(h, (N_BANDS, h.shape[3]))
+            h = h.unflatten(2, (N_BANDS, -1)).mean(3)            # (bs, channels, N_BANDS, n_steps)
             h = F.pad(h, (0, 0, 0, 0, 0, width - h.shape[1]))    # all states have the same width
             states.append(h.flatten(1, 2).transpose(1, 2))
         return states
