@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['STYLE', 'BLUE', 'ORANGE', 'PAIRS', 'CNNS', 'slide_figure', 'png', 'plural', 'corpus_titles', 'clip_per_emotion',
-           'fig_spectrograms', 'fig_classes', 'fig_waveforms', 'paper_runs', 'main_variant', 'loss_pair',
+           'fig_spectrograms', 'fig_classes', 'fig_waveforms', 'paper_runs', 'main_variant', 'shared_pair', 'loss_pair',
            'compress_peaks', 'fig_losses', 'fig_confusion']
 
 # %% ../nbs/24a_plots.ipynb #71c9ffb7
@@ -173,25 +173,28 @@ def main_variant(
     "Return the runs of the variant of a recipe with the most runs."
     return runs[runs.recipe_hash == runs.recipe_hash.mode().get(0)]
 
+def shared_pair(
+    runs,  # facts of runs under one protocol
+    pairs  # pairs of recipes, the preferred one first
+) -> tuple: # facts of the runs, and the pair
+    "Return the runs of two recipes of one network and number of epochs, on the splits that both share."
+    for pair in pairs:
+        found = []
+        for _, g in runs[runs.recipe.isin(pair)].groupby(['arch', 'epochs']):
+            both = on_shared_splits(pd.concat([main_variant(g[g.recipe == r]) for r in pair]))
+            if both.recipe.nunique() == 2: found.append(both)
+        if found: return max(found, key=len), pair
+    raise SerError(f'no CNN was trained with both recipes on the same split: ser_run --recipes {",".join(pairs[0])}')
+
 def loss_pair(
     results,  # `Results`
     runs      # facts of runs under one protocol
 ) -> tuple:   # facts of the runs, and dict of title -> curves
     "Return the loss curves of one network without and with augmentation, on the splits that both share."
-    for pair in PAIRS:
-        found = []
-        for _, g in runs[runs.recipe.isin(pair)].groupby(['arch', 'weights', 'epochs']):
-            both = on_shared_splits(pd.concat([main_variant(g[g.recipe == r]) for r in pair]))
-            curves = results.curves(both.run)
-            both = both[both.run.isin(curves.run)]
-            if both.recipe.nunique() == 2: found.append((both, curves))
-        if not found: continue
-        both, curves = max(found, key=lambda f: len(f[0]))
-        curves_of = lambda recipe: curves[curves.run.isin(both.run[both.recipe == recipe])]
-        titles = 'without augmentation', 'with augmentation'
-        return both, {title: curves_of(recipe) for title, recipe in zip(titles, pair)}
-    raise SerError('no CNN was trained both without and with augmentation on the same split: '
-                   'ser_run --recipes cnn_transfer,cnn_transfer_aug')
+    curves = results.curves(runs.run)
+    both, pair = shared_pair(runs[runs.run.isin(curves.run)], PAIRS)
+    titles = 'without augmentation', 'with augmentation'
+    return both, {title: curves[curves.run.isin(both.run[both.recipe == recipe])] for title, recipe in zip(titles, pair)}
 
 # %% ../nbs/24a_plots.ipynb #7311b7d4
 def compress_peaks(

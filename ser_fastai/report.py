@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['Finding', 'Observation', 'OBSERVATIONS', 'ReportFigure', 'FIGURES', 'REPO', 'SYNTHETIC', 'PUBLISHED_NOTE',
-           'end_losses', 'check_overfitting', 'check_gap', 'pair_confusion', 'check_confusion', 'check_recalls',
-           'check_raw_waveforms', 'observations', 'report_template', 'table_layout', 'hide_published', 'headline',
-           'unseen_cost', 'observation_cards', 'draw_figures', 'usual_corpora', 'report_values', 'report_files',
-           'write_report']
+           'end_losses', 'check_overfitting', 'check_gap', 'check_gain', 'pair_confusion', 'check_confusion',
+           'check_recalls', 'check_raw_waveforms', 'observations', 'report_template', 'table_layout', 'hide_published',
+           'headline', 'unseen_cost', 'observation_cards', 'draw_figures', 'usual_corpora', 'report_values',
+           'report_files', 'write_report']
 
 # %% ../nbs/25_report.ipynb #e5d3dfe4
 import base64, re
@@ -23,8 +23,8 @@ from .ablation import ablation_comparison
 from .compare import best_by_validation, comparisons, model_name
 from .core import SerError, atomic_write, repo_path
 from .corpora import CORPORA
-from .metrics import bootstrap_counts, counts, labels_of, recall_by_class
-from .plots import CNNS, PAIRS, corpus_titles, loss_pair, main_variant, paper_runs, plural, png
+from .metrics import bootstrap_counts, counts, labels_of, recall_by_class, uar
+from .plots import CNNS, PAIRS, corpus_titles, loss_pair, main_variant, paper_runs, plural, png, shared_pair
 from .plots import fig_classes, fig_confusion, fig_losses, fig_spectrograms, fig_waveforms
 from .results import Results
 from .tables import MIN_SPEAKERS_FOR_CI, RANDOM, has_interval
@@ -65,6 +65,21 @@ def check_gap(results, runs):
     network = both[~both.recipe.isin([a for _, a in PAIRS])].iloc[0]
     numbers = dict(model=model_name(network), plain=plain.mean(), augmented=augmented.mean())
     return Finding(numbers, augmented.mean() < plain.mean()/2, augmented < plain/2, 'pair of runs')
+
+def check_gain(pairs):
+    "Return a check of whether the second recipe of a pair has a higher UAR than the first."
+    def check(results, runs):
+        both, pair = shared_pair(runs, pairs)
+        random, speaker_of = set(both.protocol) <= set(RANDOM), results.clips.set_index('clip').speaker
+        by_group = []
+        for recipe in pair:
+            pred = results.predictions(both.run[both.recipe == recipe], 'test')
+            by_group.append(counts(pred, pred['clip'] if random else speaker_of.loc[pred['clip']].to_numpy()))
+        cm = np.stack(by_group, 1)   # (groups, 2, n, n)
+        (before, after), resampled = uar(cm.sum(0)), uar(bootstrap_counts(cm))
+        numbers = dict(network=both['arch'].iloc[0], before=before, after=after)
+        return Finding(numbers, after > before, resampled[..., 1] > resampled[..., 0], 'resample')
+    return check
 
 # %% ../nbs/25_report.ipynb #59898dc7
 def _row_rates(cm): return cm/np.maximum(cm.sum(-1, keepdims=True), 1)
@@ -125,11 +140,17 @@ def check_raw_waveforms(results, runs): raise SerError('no recipe reads raw wave
 # %% ../nbs/25_report.ipynb #028590a5
 Observation = namedtuple('Observation', 'name published rule measured check')  # `measured`: template
 _RECALLS = '{recalls}; mean {mean:.0%}, lowest {worst} {lowest:.0%}, highest {best} {highest:.0%}'
+_GAIN = '{network}: UAR {before:.1%} without, {after:.1%} with'
 OBSERVATIONS = [Observation(*o) for o in (
     ('The LSTM overfits', 'training loss near 0.5, validation loss near 2.9',
      'the validation loss ends above twice the training loss',
      'training loss {train:.2f}, validation loss {valid:.2f} (lowest {lowest:.2f}) after {epochs}',
      check_overfitting),
+    ('ImageNet weights help', 'accuracy 57.3 %, 45.8 % from scratch',
+     'UAR is higher than for the same network from scratch', _GAIN,
+     check_gain((('cnn_scratch', 'cnn_transfer'), ('cnn_scratch_aug', 'cnn_transfer_aug')))),
+    ('Augmentation helps', 'accuracy 66.7 %, 57.3 % without it', 'UAR is higher than without augmentation', _GAIN,
+     check_gain(PAIRS)),
     ('Augmentation closes the gap between the losses', 'for the network with ImageNet weights',
      'augmentation reduces the gap after the last epoch to less than half',
      '{model}: gap {plain:.2f} without augmentation, {augmented:.2f} with it', check_gap),
