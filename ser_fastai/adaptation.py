@@ -4,8 +4,7 @@
 
 # %% auto #0
 __all__ = ['ADAPTATION_CANDIDATES', 'draw_clips', 'adaptation_curve', 'choose_adaptation', 'nested_adaptation',
-           'predict_with_head', 'predict_by_training', 'speakers_curve', 'recognise_with_head', 'recognise_by_training',
-           'robustness']
+           'predict_with_head', 'predict_by_training', 'speakers_curve', 'head_trainer', 'cnn_trainer', 'robustness']
 
 # %% ../nbs/16a_adaptation.ipynb #6e70f859
 from functools import lru_cache
@@ -14,13 +13,14 @@ from functools import lru_cache
 # %% ../nbs/16a_adaptation.ipynb #ba897e98
 import numpy as np
 import pandas as pd
+from sklearn.metrics import recall_score
 
 # %% ../nbs/16a_adaptation.ipynb #37db9776
 from .core import progress
 from .data import spectrogram_dls
 from .experiment import model_input, train
 from .features import build_features
-from .heads import adapt, choose_shrinkage, fit_head, head_logits, mean_recall, speaker_groups
+from .heads import adapt, choose_shrinkage, fit_head, head_logits, speaker_groups
 from .metrics import bootstrap, counts, uar
 from .models.speech import Embeddings, parse_encoders
 from .recipes import Recipe
@@ -35,6 +35,10 @@ def _fold_head(X, copies, widths, y, speakers, rows, shrinkages):
     best = shrinkages[0]
     if len(shrinkages) > 1: best, _ = choose_shrinkage(*data, shrinkages, copies, widths)
     return fit_head(*data, best, copies, widths), np.unique(y[rows])
+
+def _middle(shrinkages):
+    "The middle one of the candidates, as a list, where a choice is not possible or not worth its time."
+    return [shrinkages[len(shrinkages)//2]]
 
 def _arrays(df, embeddings, recipe):
     "The first five arguments of `_fold_head`."
@@ -114,8 +118,9 @@ def _adapted_predictions(head, labels, X, y, rows, speakers, n, draws, constants
     return out
 
 def _recall(pairs, y):
+    "UAR of pairs (rows, predicted labels)."
     rows, predicted = (np.concatenate(a) for a in zip(*pairs))
-    return np.mean([(predicted[y[rows] == k] == k).mean() for k in np.unique(y[rows])])
+    return recall_score(y[rows], predicted, average='macro')
 
 def choose_adaptation(
     data: tuple,         # embeddings, copies, widths, emotions, speakers of all clips
@@ -130,7 +135,7 @@ def choose_adaptation(
     groups, scores = speaker_groups(speakers[rows]), np.zeros(len(candidates))
     for group in np.unique(groups):
         fit_rows, held_out = rows[groups != group], rows[groups == group]
-        head, labels = _fold_head(X, copies, widths, y, speakers, fit_rows, shrinkages[1:2] or shrinkages)
+        head, labels = _fold_head(X, copies, widths, y, speakers, fit_rows, _middle(shrinkages))
         for i, constants in enumerate(candidates):
             by_draw = _adapted_predictions(head, labels, X, y, held_out, speakers, n, draws, constants)
             scores[i] += sum(_recall(pairs, y) for pairs in by_draw.values())
@@ -145,8 +150,8 @@ def nested_adaptation(
     candidates=ADAPTATION_CANDIDATES, # keyword arguments of `adapt`
     n: int = 8,             # unlabelled clips
     draws: int = 3          # how often clips are drawn
-) -> pd.DataFrame:          # constants ("shipped" or "chosen in each fold"), drawn, UAR; `attrs["chosen"]` by fold
-    "UAR with constants that are chosen on the training speakers of each fold, and with those that ship."
+) -> pd.DataFrame:          # constants ("default" or "chosen in each fold"), drawn, UAR; `attrs["chosen"]` by fold
+    "UAR with constants that are chosen on the training speakers of each fold, and with the defaults of `adapt`."
     data, chosen, predictions = _arrays(df, embeddings, recipe), [], {}
     X, copies, widths, y, speakers = data
     for fold in progress(range(n_folds(df, protocol)), desc='nested adaptation'):
@@ -154,10 +159,11 @@ def nested_adaptation(
         rows = np.r_[s.train, s.valid]
         chosen.append(choose_adaptation(data, rows, recipe.shrinkage, candidates, n, draws))
         head, labels = _fold_head(X, copies, widths, y, speakers, rows, recipe.shrinkage)
-        for name, constants in {'shipped': {}, 'chosen in each fold': chosen[-1]}.items():
+        for name, constants in {'default': {}, 'chosen in each fold': chosen[-1]}.items():
             by_draw = _adapted_predictions(head, labels, X, y, s.test, speakers, n, draws, constants)
             for drawn, pairs in by_draw.items(): predictions.setdefault((name, drawn), []).extend(pairs)
-    table = _score_table(((dict(constants=c, drawn=d), pairs) for (c, d), pairs in predictions.items()), y, speakers)
+    settings = [dict(constants=name, drawn=drawn) for name, drawn in predictions]
+    table = _score_table(zip(settings, predictions.values()), y, speakers)
     table.attrs['chosen'] = chosen
     return table
 
@@ -171,8 +177,7 @@ def predict_with_head(
     X, copies, widths, y, speakers = _arrays(df, embeddings, recipe)
     def predict(train, test):
         enough = len(np.unique(speakers[train])) >= 5   # to choose the shrinkage by cross-validation
-        middle = recipe.shrinkage[len(recipe.shrinkage)//2]
-        shrinkages = recipe.shrinkage if enough else [middle]
+        shrinkages = recipe.shrinkage if enough else _middle(recipe.shrinkage)
         head, labels = _fold_head(X, copies, widths, y, speakers, train, shrinkages)
         return labels[head_logits(head, X[test]).argmax(1)]
     return predict
@@ -211,32 +216,32 @@ def speakers_curve(
     return _score_table(zip(settings, predictions.values()), y, speakers)
 
 # %% ../nbs/16a_adaptation.ipynb #5e3f0002
-def recognise_with_head(
+def head_trainer(
     df: pd.DataFrame,       # corpus frame
     embeddings: Embeddings, # its embeddings, with augmented copies
     recipe: Recipe,         # its `encoder` and `shrinkage`
-    degraded                # function: condition -> embeddings of all clips under it (n_clips, d)
-):                          # function for the argument `train_on` of `robustness`
-    "Fit a head to embeddings."
+    embeddings_under        # function: condition -> embeddings of all clips under it (n_clips, d)
+):                          # function: `Split` -> function: condition -> predicted labels of the test rows
+    "Function for `robustness` that fits a head on each split."
     X, copies, widths, y, speakers = _arrays(df, embeddings, recipe)
-    degraded = lru_cache(None)(degraded)
+    embeddings_under = lru_cache(None)(embeddings_under)
     def train_on(s):
         head, labels = _fold_head(X, copies, widths, y, speakers, np.r_[s.train, s.valid], recipe.shrinkage)
-        return lambda condition: labels[head_logits(head, degraded(condition)[s.test]).argmax(1)]
+        return lambda condition: labels[head_logits(head, embeddings_under(condition)[s.test]).argmax(1)]
     return train_on
 
-def recognise_by_training(
+def cnn_trainer(
     df: pd.DataFrame,       # corpus frame
     recipe: Recipe,         # of a CNN
     weights=None            # file with pretrained weights
-):                          # function for the argument `train_on` of `robustness`
-    "Train a CNN."
+):                          # function: `Split` -> function: condition -> predicted labels of the test rows
+    "Function for `robustness` that trains a CNN on each split."
     features, size = model_input(df, recipe), stages(recipe)[-1][0]
-    degraded = lru_cache(None)(lambda condition: build_features(df, recipe, condition=condition))
+    features_under = lru_cache(None)(lambda condition: build_features(df, recipe, condition=condition))
     def train_on(s):
         trained = train(df, recipe, s, weights=weights, features=features)
         def recognise(condition):
-            dls = spectrogram_dls(df, degraded(condition), s, recipe, size)
+            dls = spectrogram_dls(df, features_under(condition), s, recipe, size)
             dl = dls.test_dl(df.iloc[s.test].reset_index(drop=True))
             return np.array(trained.labels)[trained.model.get_preds(dl=dl)[0].numpy().argmax(1)]
         return recognise
@@ -244,7 +249,7 @@ def recognise_by_training(
 
 def robustness(
     df: pd.DataFrame,       # corpus frame
-    train_on,               # function: `Split` -> function: condition -> predicted labels of the test rows
+    train_on,               # from `head_trainer` or `cnn_trainer`
     protocol: str = 'emobox',
     conditions=tuple(CONDITIONS)  # names of the conditions; the first is "clean"
 ) -> pd.DataFrame:          # condition, UAR with its interval over speakers, share of unchanged predictions

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['STYLE', 'BLUE', 'ORANGE', 'PAIRS', 'CNNS', 'slide_figure', 'png', 'plural', 'corpus_titles', 'clip_per_emotion',
-           'fig_spectrograms', 'fig_classes', 'fig_waveforms', 'paper_runs', 'main_variant', 'shared_pair', 'loss_pair',
-           'compress_peaks', 'fig_losses', 'fig_confusion']
+           'fig_spectrograms', 'fig_classes', 'fig_waveforms', 'paper_runs', 'main_variant', 'runs_of_pair',
+           'loss_pair', 'compress_peaks', 'fig_losses', 'fig_confusion']
 
 # %% ../nbs/24a_plots.ipynb #71c9ffb7
 import io
@@ -173,18 +173,21 @@ def main_variant(
     "Return the runs of the variant of a recipe with the most runs."
     return runs[runs.recipe_hash == runs.recipe_hash.mode().get(0)]
 
-def shared_pair(
+def runs_of_pair(
     runs,  # facts of runs under one protocol
-    pairs  # pairs of recipes, the preferred one first
+    pairs, # pairs of recipes, the preferred one first
+    same=('arch', 'weights', 'epochs', 'pixels')  # facts that both recipes share; `pixels` is the final image size
 ) -> tuple: # facts of the runs, and the pair
-    "Return the runs of two recipes of one network and number of epochs, on the splits that both share."
+    "Return the runs of two recipes that differ in nothing else, on the splits that both share."
+    runs = runs.assign(pixels=runs['size'].astype(str).str.split('-').str[-1])
     for pair in pairs:
         found = []
-        for _, g in runs[runs.recipe.isin(pair)].groupby(['arch', 'epochs']):
+        for _, g in runs[runs.recipe.isin(pair)].groupby(list(same)):
             both = on_shared_splits(pd.concat([main_variant(g[g.recipe == r]) for r in pair]))
             if both.recipe.nunique() == 2: found.append(both)
         if found: return max(found, key=len), pair
-    raise SerError(f'no CNN was trained with both recipes on the same split: ser_run --recipes {",".join(pairs[0])}')
+    raise SerError(f'no CNN was trained with {" and ".join(pairs[0])} on the same split: '
+                   f'ser_run --recipes {",".join(pairs[0])} with the same --size and --epochs')
 
 def loss_pair(
     results,  # `Results`
@@ -192,9 +195,10 @@ def loss_pair(
 ) -> tuple:   # facts of the runs, and dict of title -> curves
     "Return the loss curves of one network without and with augmentation, on the splits that both share."
     curves = results.curves(runs.run)
-    both, pair = shared_pair(runs[runs.run.isin(curves.run)], PAIRS)
+    both, pair = runs_of_pair(runs[runs.run.isin(curves.run)], PAIRS)
     titles = 'without augmentation', 'with augmentation'
-    return both, {title: curves[curves.run.isin(both.run[both.recipe == recipe])] for title, recipe in zip(titles, pair)}
+    curves_of = {r: curves[curves.run.isin(both.run[both.recipe == r])] for r in pair}
+    return both, {title: curves_of[recipe] for title, recipe in zip(titles, pair)}
 
 # %% ../nbs/24a_plots.ipynb #7311b7d4
 def compress_peaks(

@@ -26,13 +26,14 @@ from .experiment import train
 from .export import QUANTISED_WEIGHTS, to_bundle, to_int8
 from .export_speech import speech_bundle
 from .metrics import uar
+from .models.speech import SpeechModel
 from .recipes import Recipe
 from .runtime import MAX_UTTERANCE, mean_probabilities, open_bundle, recognise, windows_of
 from .splits import Split
 
 # %% ../nbs/40a_publish.ipynb #30dd9a7e
 def save_bundle(
-    trained,           # a `Trained` or a fastai learner
+    trained,           # a `Trained`, or a fastai learner of a CNN, an LSTM or a CRNN
     folder,            # to write; an existing bundle is replaced
     recipe: Recipe,    # its recipe
     scores=None,       # of `scores_of`
@@ -46,15 +47,17 @@ def save_bundle(
     data = data or {}
     shared = dict(scores=scores or {}, data=data, licence=licence or licence_of(data))
     info = dict(name=user_path(folder).name, labels=labels, kind=recipe.model, recipe=asdict(recipe)) | shared
-    model, is_speech = getattr(trained, 'model', None), recipe.model in ('speech', 'finetune')
-    if recipe.model == 'finetune':   # not calibrated by its training
-        model = replace(model, temperature=temperature, adapted_temperature=temperature)
-    if is_speech:
-        info |= {k: getattr(model, k) for k in ('temperature', 'adapted_temperature')}
-    else: info['temperature'] = temperature
+    temperatures = dict(temperature=temperature)
+    if is_speech := recipe.model in ('speech', 'finetune'):
+        model = getattr(trained, 'model', None)
+        if not isinstance(model, SpeechModel):
+            raise SerError(f'cannot export {recipe.name} from a learner: pass the result of `train_finetune`')
+        if recipe.model == 'finetune':   # not calibrated by its training
+            model = replace(model, temperature=temperature, adapted_temperature=temperature)
+        temperatures = {k: getattr(model, k) for k in ('temperature', 'adapted_temperature')}
+    info |= temperatures
     texts = {'card.md': card(info), 'LICENSE': licence_text(info)}
-    if is_speech:
-        return speech_bundle(model, folder, summary=in_short(info), texts=texts, **shared)
+    if is_speech: return speech_bundle(model, folder, summary=in_short(info), texts=texts, **shared)
     return to_bundle(trained, recipe, folder, labels, summary=in_short(info), texts=texts,
                      temperature=temperature, **shared, **kwargs)
 
@@ -184,7 +187,7 @@ Training data, scores and limits are in card.md, the licence in LICENSE.
 # %% ../nbs/40a_publish.ipynb #2e54258f
 HEAD_USAGE = '''`embedding`, float32, shape (1, d) |
 | logits | `((embedding - mean)/deviation - offset)/scale @ weight.T + bias`, in this order: {labels} |
-| arrays | from head.npz; without the profile of a speaker, offset is 0 and scale is `sqrt(within)`'''
+| arrays | from head.npz, where `weight` is divided by `weight_scale` of its row; without the profile of a speaker, offset is 0 and scale is 1'''
 
 def usage(
     info: dict # content of bundle.json

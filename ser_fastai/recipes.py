@@ -137,7 +137,7 @@ _encoders = dict(tiny='whisper_tiny:1-3', base='whisper_base:1-4', byol_s='byol_
 ENCODER_ROWS = {r.name: r for r in (
     Recipe(f'encoder_{name}', model='speech', encoder=encoder, shrinkage=_speech['shrinkage'])
     for name, encoder in _encoders.items())}
-# a network for pictures with degraded copies too, for pretraining and augmentation in all combinations
+# EfficientNet with degraded copies too, for all combinations of pretraining and augmentation
 _copies = dict(waveform='recording', copies=3)
 ENCODER_ROWS |= {f'{name}_aug': replace(ENCODER_ROWS[name], name=f'{name}_aug', **_copies)
                  for name in ('encoder_imagenet', 'encoder_random_imagenet')}

@@ -402,18 +402,20 @@ def peers(self: Results,
 def publish(
     runs=None,    # working store; default `runs/` of the checkout
     results=None, # published store; default `results/` of the checkout
-    without=()    # names of runs to leave out or remove, e.g. because others supersede them
+    without=()    # list of names of runs to leave out or remove, e.g. because others supersede them
 ) -> Results:     # the published store
     "Add the runs of a working store to a published store."
     work, old = Results(runs_path(runs)), Results(results)
-    facts, stores = _merge_runs(work, old, set(without))
+    facts, stores = _merge_runs(work, old)
+    if unknown := set(without) - set(facts): raise SerError(f'cannot leave out {min(unknown)}: there is no such run.')
+    removed = [_table_name(facts[run]) for run in without]
+    for run in without: del facts[run], stores[run]
     tables = {}   # file name -> run -> facts
     for run, x in facts.items():
         if x['status'] == 'done': tables.setdefault(_table_name(x), {})[run] = x
     for name, of_table in tables.items():
         _publish_predictions(stores, of_table, old.folder/'predictions'/f'{name}.csv.gz')
-    for file in (old.folder/'predictions').glob('*.csv.gz'):
-        if file.name.removesuffix('.csv.gz') not in tables: file.unlink()
+    for name in set(removed) - set(tables): (old.folder/'predictions'/f'{name}.csv.gz').unlink(missing_ok=True)
     curves = [c.assign(run=run)[['run', *CURVES]] for store in (old, work)
               for run, c in store._curve_texts().items() if stores.get(run) is store]
     if curves:
@@ -426,7 +428,7 @@ def publish(
     _write_bytes(old.folder/'runs.csv', _csv(table.astype(dict.fromkeys(_INTEGERS, 'Int64'))).encode())
     return Results(results)
 
-def _merge_runs(work, old, without):
+def _merge_runs(work, old):
     "Facts of the runs that the published store will have, and the store from which each is copied."
     facts = {x['run']: x for x in old.runs.to_dict('records')} if old.published else {}
     stores = dict.fromkeys(facts, old)
@@ -435,8 +437,7 @@ def _merge_runs(work, old, without):
         failed_again = x['status'] == 'failed' and run in facts and facts[run]['status'] == 'done'
         if failed_again or 'synth' in x['corpora'].split(','): continue
         facts[run], stores[run] = x, work
-    return ({run: x for run, x in facts.items() if run not in without},
-            {run: store for run, store in stores.items() if run not in without})
+    return facts, stores
 
 # %% ../nbs/22_results.ipynb #46c1e6b4
 def _publish_predictions(stores, facts, path):

@@ -38,7 +38,7 @@ class Trained:
     predict_proba: Callable      # row positions (n,) -> probabilities (n, n_classes); each row sums to one
     labels: list                 # classes, in the order of the columns
     n_params: int                # number of trained parameters
-    model: object                # fastai `Learner` or scikit-learn pipeline
+    model: object                # fastai `Learner`, scikit-learn pipeline or `SpeechModel`
     curves: pd.DataFrame = None  # losses, one row per epoch; None for an SVM
     previous_seconds: float = 0. # training time before an interruption, s
 

@@ -258,11 +258,12 @@ def as_speech_model(
     part, n_frames = df.iloc[rows], round(recipe.seconds*recipe.sr/recipe.hop_length)
     X = pooled_embeddings(model, features, list(part['clip']), n_frames)
     closed_form = fit_head(X, part.emotion.to_numpy(str), part.speaker.fillna('').to_numpy(str))
-    order = [labels.index(k) for k in sorted(labels)]
+    order, h = [labels.index(k) for k in sorted(labels)], model.head
     mean, deviation, weight, bias = (t.detach().cpu().numpy() for t in (
-        model.head.mean, model.head.deviation, model.head.linear.weight[order], model.head.linear.bias[order]))
-    class_means = closed_form.class_means*closed_form.deviation/deviation
-    head = Head(mean, deviation, weight, bias, class_means)
+        h.mean, h.deviation, h.linear.weight[order], h.linear.bias[order]))
+    # the same logits, for embeddings that are standardised by their mean and deviation after the training
+    bias = bias + weight @ ((closed_form.mean - mean)/deviation)
+    head = replace(closed_form, weight=weight*closed_form.deviation/deviation, bias=bias)
     return SpeechModel(recipe, head, 1., 1., sorted(labels), classifier=model)
 
 # %% ../../nbs/16c_finetune.ipynb #d0179e6e

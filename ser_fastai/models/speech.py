@@ -324,7 +324,7 @@ class SpeechModel:
     adapted_temperature: float # divisor of the logits for speakers with a profile
     labels: list        # emotions, in the order of the head's rows
     shrinkage: float = None        # chosen on the training speakers; None for a fine-tuned encoder
-    classifier: nn.Module = None   # fine-tuned encoder with its pooling (notebook 16c); None if frozen
+    classifier: nn.Module = None   # network of notebook 16c; None for a head on unchanged encoders
 
 # %% ../../nbs/16_speech.ipynb #b47c8b5a
 def _profiles(head, X, speakers):
