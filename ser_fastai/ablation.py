@@ -21,20 +21,22 @@ from .significance import holm
 # %% ../nbs/24_ablation.ipynb #736b5ed3
 def run_setting(
     run   # facts of one run
-) -> str: # e.g. "squeezenet1_1, 64 px, 20 epochs"
+) -> str: # e.g. "squeezenet1_1, 64 px, 20 epochs" or "frozen encoder"
     "Network, final image size and number of epochs of a run."
     size = run['size'] and f'{run["size"].split("-")[-1]} px'
+    if run['arch'] == 'speech': return 'frozen encoder'
     return ', '.join(filter(None, [run['arch'], size, f'{run["epochs"]} epochs']))
 
 # %% ../nbs/24_ablation.ipynb #efddea3e
-_CHANGED_FACT = {'-imagenet': 'weights', '-resizing': 'size', '-trimming': 'trim',
-                 '+standardise': 'transductive'}
+_CHANGED_FACT = {'-imagenet': 'weights', '-stage1': 'weights', '-stage3': 'weights', '+stage4': 'weights',
+                 '-trimming': 'trim', '+standardise': 'transductive'}
+_FACTS = 'weights', 'size', 'trim', 'transductive'   # that are recorded with each run
 
 def _differences(run, bases, base):
     "Facts in which a run differs from the base of its setting, except for the one that it changes."
     if run.setting not in bases.index: return 'no base'
     changed = _CHANGED_FACT.get(run.recipe.removeprefix(base))
-    return ', '.join(f'{k} {run[k]}' for k in _CHANGED_FACT.values()
+    return ', '.join(f'{k} {run[k]}' for k in _FACTS
                      if k != changed and str(run[k]) != str(bases[k][run.setting]))
 
 # %% ../nbs/24_ablation.ipynb #4c9ac83b

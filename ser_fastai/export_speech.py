@@ -28,8 +28,8 @@ from .export import LogMel, write_graph
 from .heads import in_label_order, save_head, without_constants
 from .models.encoders import ImageStages
 from .models.finetune import SpeechClassifier
-from .models.speech import (MEL, SAMPLE_RATE, SpeechModel, WhisperEncoder, load_encoder,
-                                      parse_encoders, statistics_over_time)
+from .models.speech import (MEL, SAMPLE_RATE, SpeechModel, WhisperEncoder, changed_input,
+                                      load_encoder, parse_encoders, statistics_over_time)
 from .recipes import Recipe
 
 # %% ../nbs/19a_export_speech.ipynb #59bc88ac
@@ -191,6 +191,9 @@ def speech_bundle(
 ) -> Path:              # the folder
     "Write a speech model as a bundle."
     recipe, (head, labels) = model.recipe, in_label_order(model.head, model.labels)
+    changed = [k for name in parse_encoders(recipe.encoder) for k in changed_input(name, recipe)]
+    if recipe.pooling == 'mean': changed.append('pooling')
+    if changed: raise SerError(f'cannot export {recipe.name} with another {changed[0]}: use the default of `Recipe`')
     columns = None
     if model.classifier is None:   # leave out the padding of narrow layers
         smaller, varying = without_constants(head)

@@ -227,11 +227,10 @@ class ImageStages(SpeechEncoder):
         timm = import_extra('timm', 'vision')
         self.net = timm.create_model('tf_efficientnet_lite0', features_only=True)
         if file: self.net.load_state_dict(read_state(file), strict=False)   # the file has a classifier too
+        self.mel = {k: v for k, v in feature_settings(Recipe('')).items() if k != 'trim'}   # clips are trimmed before
 
     def prepare(self, x):      # samples (n,) -> (1, 3, 128 bands, at least 32 frames), -1 to 1
-        settings = feature_settings(Recipe(''))
-        settings.pop('trim')       # clips are trimmed before
-        S = log_mel(remove_offset(x), **settings)
+        S = log_mel(remove_offset(x), **self.mel)
         image = torch.from_numpy(as_image(S, max(32, S.shape[1])))
         return (2*image - 1).expand(1, 3, -1, -1)
 

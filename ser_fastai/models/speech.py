@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['ENCODERS', 'HUB', 'SAMPLE_RATE', 'MEL', 'PEAK', 'CLIPS_PER_SAVE', 'EncoderFacts', 'whisper_input', 'EncoderLayer',
            'SpeechEncoder', 'WhisperEncoder', 'fixed_initial_weights', 'encoder_facts', 'load_encoder',
-           'parse_encoders', 'statistics_over_time', 'embed', 'Embeddings', 'build_embeddings', 'SpeechModel',
-           'train_speech']
+           'parse_encoders', 'statistics_over_time', 'embed', 'Embeddings', 'changed_input', 'build_embeddings',
+           'SpeechModel', 'train_speech']
 
 # %% ../../nbs/16_speech.ipynb #08740910
 import math, os, re
@@ -94,6 +94,7 @@ class EncoderLayer(nn.Module):
 class SpeechEncoder(nn.Module):
     "Base class: `prepare` makes the input from samples, `forward` returns a list of hidden states."
     dtype = 'float16'         # type of stored embeddings
+    mel = {}                  # settings of `log_mel`, for encoders that take log-mels
     def pool(self, states):   # list of (bs, n, width) -> (bs, number of states, statistics, width)
         "Statistics of hidden states over time."
         return statistics_over_time(states)
@@ -237,26 +238,29 @@ class Embeddings:
     clean: dict   # name of the encoder -> (n_clips, n_layers + 1, 2, width)
     copies: list  # one such dict per augmented copy
 
+    n_statistics: int = None   # use only the first ones, e.g. 1 for the mean alone; default: all
+
     def matrix(self, layers, copy=None):   # layers from `parse_encoders` -> (n_clips, d)
         "Chosen layers, concatenated, of the unchanged clips or of the copy with this number."
-        source = self.clean if copy is None else self.copies[copy]
-        parts = [np.asarray(source[name][:, chosen], 'float32') for name, chosen in layers.items()]
+        source, n = self.clean if copy is None else self.copies[copy], self.n_statistics
+        parts = [np.asarray(source[name][:, chosen, :n], 'float32') for name, chosen in layers.items()]
         return np.concatenate([p.reshape(len(p), -1) for p in parts], 1)
 
     def widths(self, layers):   # layers from `parse_encoders` -> list
         "Number of values of each layer in a row of `matrix`."
-        return [self.clean[name][0, i].size for name, chosen in layers.items() for i in chosen]
+        n = self.n_statistics
+        return [self.clean[name][0, i, :n].size for name, chosen in layers.items() for i in chosen]
 
-def _load_clip(path, sha, copy):
-    "Trimmed samples of a clip; `copy` is `()`, `(kind, number)` of an augmented copy, or `(condition,)`."
+def _load_clip(path, sha, copy, trim):
+    "Samples of a clip; `copy` is `()`, `(kind, number)` of an augmented copy, or `(condition,)`."
     x = read_audio(path, SAMPLE_RATE)
     if copy and copy[0] in CONDITIONS: x = recorded_in(x, copy[0], sha)
     elif copy: x = augmented_copy(x, SAMPLE_RATE, *copy, sha)
-    return trim_silence(x)   # after the change, because noise makes silence shorter
+    return trim_silence(x) if trim else x   # after the change, because noise makes silence shorter
 
-def _embed_clips(clips, encoder, copy, desc, jobs):
+def _embed_clips(clips, encoder, copy, trim, desc, jobs):
     "Compute the embeddings of clips, (n, n_layers + 1, 2, width)."
-    def embed_clip(path, sha): return embed(encoder, _load_clip(path, sha, copy)).astype(encoder.dtype)
+    def embed_clip(path, sha): return embed(encoder, _load_clip(path, sha, copy, trim)).astype(encoder.dtype)
     work = Parallel(jobs, prefer='threads', return_as='generator', batch_size=4)(
         delayed(embed_clip)(*clip) for clip in zip(clips.path, clips.sha))
     return np.stack(list(progress(work, total=len(clips), desc=desc)))
@@ -269,13 +273,22 @@ def _stored_embeddings(file):
     if not file.is_file(): return np.zeros(0, 'U64'), None
     with np.load(file) as f: return f['sha'], f['embeddings']
 
-def _cached_embeddings(clips, name, copy, cache, jobs, encoders):
+def changed_input(
+    name: str,      # name of an encoder
+    recipe: Recipe
+) -> dict:          # `trim`, and settings of `log_mel` for an encoder of images; empty if nothing is changed
+    "Settings of a recipe with which an encoder gets another input than usual."
+    usual, names = Recipe(''), ('n_fft', 'hop_length', 'fmax') if 'efficientnet' in name else ()
+    return {k: getattr(recipe, k) for k in ('trim', *names) if getattr(recipe, k) != getattr(usual, k)}
+
+def _cached_embeddings(clips, name, copy, cache, jobs, encoders, changed):
     "Embeddings of clips with unique hashes, in their order. Missing ones are computed and stored."
     copy_key = list(copy)
     if copy and copy[0] in WAVEFORM: copy_key += [*WAVEFORM[copy[0]][:2], 'then trimmed']
     if name.startswith(HUB):
         from ser_fastai.models.encoders import model_version
         copy_key += model_version(name)
+    copy_key += sorted(changed.items())
     readable = re.sub(r'\W+', '_', name)[-60:]
     file = cache/f'{readable}-{hash_of(["embeddings", 2, name, *copy_key], 16)}.npz'
     cache.mkdir(parents=True, exist_ok=True)
@@ -284,9 +297,10 @@ def _cached_embeddings(clips, name, copy, cache, jobs, encoders):
         missing = clips[~clips.sha.isin(sha)]
         for i in range(0, len(missing), CLIPS_PER_SAVE):
             if name not in encoders: encoders[name] = load_encoder(name)
+            encoders[name].mel = encoders[name].mel | {k: v for k, v in changed.items() if k != 'trim'}
             part = missing[i:i + CLIPS_PER_SAVE]
             desc = ' '.join([name, *map(str, copy), f'{i}/{len(missing)}'])
-            new = _embed_clips(part, encoders[name], copy, desc, jobs)
+            new = _embed_clips(part, encoders[name], copy, changed.get('trim', True), desc, jobs)
             sha, stored = np.r_[sha, part.sha], new if stored is None else np.concatenate([stored, new])
             with atomic_write(file) as tmp, open(tmp, 'wb') as f:
                 np.savez(f, sha=sha.astype('U64'), embeddings=stored)
@@ -296,7 +310,7 @@ def _cached_embeddings(clips, name, copy, cache, jobs, encoders):
 # %% ../../nbs/16_speech.ipynb #32449c12
 def build_embeddings(
     df,              # corpus frame with `path` and `sha`
-    recipe: Recipe,  # its `encoder`, `waveform` and `copies` are used
+    recipe: Recipe,  # its `encoder`, `pooling`, `waveform`, `copies` and the settings of `changed_input` are used
     cache=None,      # folder of the cache; default `cache_path()`
     jobs: int = -1,  # number of threads; -1 for one per core
     conditions=None  # keys of `CONDITIONS`: copies under these conditions instead of the augmented copies
@@ -306,10 +320,11 @@ def build_embeddings(
     unique = df.drop_duplicates('sha').sort_values('sha')
     rows = unique.sha.searchsorted(df.sha)
     def by_encoder(copy=()):
-        return {name: _cached_embeddings(unique, name, copy, cache, jobs, encoders)[rows]
+        return {name: _cached_embeddings(unique, name, copy, cache, jobs, encoders, changed_input(name, recipe))[rows]
                 for name in parse_encoders(recipe.encoder)}
     copies = planned_copies(recipe) if conditions is None else [(name,) for name in conditions]
-    try: return Embeddings(by_encoder(), [by_encoder(copy) for copy in copies])
+    n_statistics = 1 if recipe.pooling == 'mean' else None
+    try: return Embeddings(by_encoder(), [by_encoder(copy) for copy in copies], n_statistics)
     except OSError as e:
         raise SerError(f'cannot write the embeddings to {cache} ({e.strerror or e}): '
                        'free some space there, or set SER_CACHE to another folder') from None
