@@ -135,7 +135,8 @@ def check_recalls(labels, weak: bool):
         return Finding(numbers, holds(cm), holds(resampled), 'resample')
     return check
 
-def check_raw_waveforms(results, runs): raise SerError('no recipe reads raw waveforms')
+def check_raw_waveforms(results, runs):
+    raise SerError('the CNN on raw waveforms has not been run')
 
 # %% ../nbs/25_report.ipynb #028590a5
 Observation = namedtuple('Observation', 'name published rule measured check')  # `measured`: template
