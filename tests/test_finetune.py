@@ -68,7 +68,7 @@ def test_the_bundle_answers_as_the_trained_network_does(corpus, tmp_path, poolin
         assert np.corrcoef(embedding, classifier.embed(S)[0].numpy())[0, 1] > .999
         expected = classifier.head(torch.from_numpy(embedding))[[trained.labels.index(k) for k in bundle.labels]]
     np.testing.assert_allclose(bundle.logits(x), expected.numpy(), atol=.05*float(expected.abs().max()))
-    assert bundle.temperature == 2 and 'trained further' in (tmp_path/'b'/'card.md').read_text()
+    assert bundle.temperature == 2 and 'trained by gradient descent' in (tmp_path/'b'/'card.md').read_text()
 
 
 def test_learning_rates_of_the_recipe(corpus):
