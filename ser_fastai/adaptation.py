@@ -150,8 +150,8 @@ def nested_adaptation(
     candidates=ADAPTATION_CANDIDATES, # keyword arguments of `adapt`
     n: int = 8,             # unlabelled clips
     draws: int = 3          # how often clips are drawn
-) -> pd.DataFrame:          # constants ("default" or "chosen in each fold"), drawn, UAR; `attrs["chosen"]` by fold
-    "UAR with constants that are chosen on the training speakers of each fold, and with the defaults of `adapt`."
+) -> pd.DataFrame:          # constants ("default" or "chosen in each fold"), drawn, UAR; `attrs["chosen"]`
+    "UAR with constants chosen on the training speakers of each fold, and with the defaults of `adapt`."
     data, chosen, predictions = _arrays(df, embeddings, recipe), [], {}
     X, copies, widths, y, speakers = data
     for fold in progress(range(n_folds(df, protocol)), desc='nested adaptation'):
@@ -247,6 +247,7 @@ def cnn_trainer(
         return recognise
     return train_on
 
+# %% ../nbs/16a_adaptation.ipynb #aadb63c5
 def robustness(
     df: pd.DataFrame,       # corpus frame
     train_on,               # from `head_trainer` or `cnn_trainer`

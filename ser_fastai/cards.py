@@ -100,8 +100,8 @@ SOFTWARE.'''
 # %% ../nbs/40_cards.ipynb #eb65864c
 ENCODER_LICENCES = dict(   # part of the name of an encoder -> lines
     whisper=("The encoder is a part of OpenAI's Whisper, under this licence:", '', WHISPER_LICENCE),
-    efficientnet=('The encoder is a part of EfficientNet-Lite0, copyright 2020 ML Illustrated, under the Apache '
-                  'License 2.0,', 'https://www.apache.org/licenses/LICENSE-2.0'))
+    efficientnet=('The encoder is a part of EfficientNet-Lite0, copyright 2020 ML Illustrated, under the '
+                  'Apache License 2.0,', 'https://www.apache.org/licenses/LICENSE-2.0'))
 
 # %% ../nbs/40_cards.ipynb #1462623f
 def in_words(
@@ -253,8 +253,8 @@ MODEL_TEXT = dict(svm='An SVM with an RBF kernel on {n_mfcc} MFCC ({stats} over 
                   cnn='A CNN ({arch}, initial weights: {weights}) on log-mel images',
                   speech='Layers of pretrained encoders, unchanged ({encoder}), with a linear head on the '
                          'mean and deviation over time of their hidden states',
-                  finetune='The first layers of a pretrained encoder ({encoder}), with pooling over time ({pooling}) '
-                           'and a linear head, trained by gradient descent')
+                  finetune='The first layers of a pretrained encoder ({encoder}), with pooling over time '
+                           '({pooling}) and a linear head, trained by gradient descent')
 SCORES = {'accuracy': 'accuracy', 'UAR': 'uar', 'macro F1': 'macro_f1'}   # column title -> measure
 
 def _percentages(shares): return ', '.join(f'{k} {100*v:.0f} %' for k, v in shares.items())

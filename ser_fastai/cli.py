@@ -76,7 +76,7 @@ _corpus_names = ', '.join(CORPUS_NAMES)
 _recipes = _text(f'recipes, separated by commas: {", ".join(RECIPE_NAMES)}; "all" for these six; '
                  '"networks" for crnn, crnn_tiny and waveform; "speech" for speech_small and speech_large; '
                  'speech_attention, speech_finetuned; "encoders" for encoder_tiny, encoder_base and others; '
-                 '"ablations" for ablation and its variants, such as ablation-mixup or ablation+noise')
+                 '"ablations" for ablation and its variants, such as ablation-trimming or ablation+noise')
 _protocol = _text(f'protocols, separated by commas: {", ".join(PROTOCOL_NAMES)}')
 _corpora = _text(f'corpora, separated by commas: {_corpus_names}, or your own folder or CSV')
 _threshold = Param('answers with a lower probability (0 to 1) are "uncertain"', float)

@@ -66,7 +66,8 @@ def _any_width(encoder):
     return encoder
 
 # %% ../nbs/19a_export_speech.ipynb #77562330
-EXPORTED = 'whisper_tiny', 'whisper_base', 'random_tiny', 'random_base', 'efficientnet_lite0', 'random_efficientnet_lite0'
+EXPORTED = ('whisper_tiny', 'whisper_base', 'efficientnet_lite0',
+            'random_tiny', 'random_base', 'random_efficientnet_lite0')
 
 class SpeechGraph(nn.Module):
     "Trimmed mono samples at 16 kHz (1, n) to an embedding (1, d)."
@@ -77,8 +78,8 @@ class SpeechGraph(nn.Module):
         super().__init__()
         self.layers, self.columns = parse_encoders(encoders), columns
         if other := [name for name in self.layers if name not in EXPORTED]:
-            raise SerError(f'cannot export {other[0]}: use a recipe with other encoders, e.g. whisper_tiny:1-3 '
-                           'or efficientnet_lite0:1-3')
+            raise SerError(f'cannot export {other[0]}: use a recipe with other encoders, '
+                           'e.g. whisper_tiny:1-3 or efficientnet_lite0:1-3')
         loaded = {name: load_encoder(name, max(layers)) for name, layers in self.layers.items()}
         inputs = {name: _input_layers(encoder) for name, encoder in loaded.items()}
         self.kinds = {name: kind for name, (kind, _) in inputs.items()}
@@ -193,7 +194,8 @@ def speech_bundle(
     recipe, (head, labels) = model.recipe, in_label_order(model.head, model.labels)
     changed = [k for name in parse_encoders(recipe.encoder) for k in changed_input(name, recipe)]
     if recipe.pooling == 'mean': changed.append('pooling')
-    if changed: raise SerError(f'cannot export {recipe.name} with another {changed[0]}: use the default of `Recipe`')
+    if changed:
+        raise SerError(f'cannot export {recipe.name} with another {changed[0]}: use the default of `Recipe`')
     columns = None
     if model.classifier is None:   # leave out the padding of narrow layers
         smaller, varying = without_constants(head)

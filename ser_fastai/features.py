@@ -161,7 +161,7 @@ def build_features(
     "Log-mels of all clips and of the augmented copies in the recipe, computed or read from the cache."
     settings = feature_settings(recipe)
     if condition and recipe.sr != 16000:
-        raise SerError(f'{recipe.name} has {recipe.sr} Hz, but recording conditions need 16000 Hz: set sr=16000')
+        raise SerError(f'{recipe.name} has {recipe.sr} Hz, but recording conditions need 16000: set sr=16000')
     unique = df.drop_duplicates('sha').sort_values('sha')
     def entry(*copy):   # `Features` of the unchanged clips, or of one copy (kind, number)
         copy_key = [*copy, *WAVEFORM[copy[0]][:2]] if copy else []
@@ -200,7 +200,8 @@ def _build_entry(df, settings, folder, jobs, copy, condition):
             for unfinished in folder.glob('.*.tmp'): unfinished.unlink()
             pool = Parallel(jobs, prefer='threads', return_as='generator', batch_size=8)
             work = pool(delayed(clip_frames)(*clip) for clip in zip(df.path, df.sha))
-            work = progress(work, total=len(df), desc=' '.join(['log-mel', *filter(None, [condition]), *map(str, copy)]))
+            desc = ' '.join(['log-mel', *filter(None, [condition]), *map(str, copy)])
+            work = progress(work, total=len(df), desc=desc)
             with atomic_write(folder/'frames.f32') as tmp, open(tmp, 'wb') as f:
                 stops = np.cumsum([f.write(frames.tobytes()) for frames in work])//(4*n_mels)
             index = pd.DataFrame(dict(sha=df.sha.to_numpy(), start=np.r_[0, stops[:-1]], stop=stops))

@@ -176,7 +176,7 @@ def main_variant(
 def runs_of_pair(
     runs,  # facts of runs under one protocol
     pairs, # pairs of recipes, the preferred one first
-    same=('arch', 'weights', 'epochs', 'pixels')  # facts that both recipes share; `pixels` is the final image size
+    same=('arch', 'weights', 'epochs', 'pixels')  # facts that both share; `pixels` is the final image size
 ) -> tuple: # facts of the runs, and the pair
     "Return the runs of two recipes that differ in nothing else, on the splits that both share."
     runs = runs.assign(pixels=runs['size'].astype(str).str.split('-').str[-1])

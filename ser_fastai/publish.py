@@ -187,7 +187,7 @@ Training data, scores and limits are in card.md, the licence in LICENSE.
 # %% ../nbs/40a_publish.ipynb #2e54258f
 HEAD_USAGE = '''`embedding`, float32, shape (1, d) |
 | logits | `((embedding - mean)/deviation - offset)/scale @ weight.T + bias`, in this order: {labels} |
-| arrays | from head.npz, where `weight` is divided by `weight_scale` of its row; without the profile of a speaker, offset is 0 and scale is 1'''
+| arrays | from head.npz, rows of `weight` times `weight_scale`; without a profile, offset is 0 and scale 1'''
 
 def usage(
     info: dict # content of bundle.json

@@ -37,7 +37,7 @@ class ModelSettings:
     stats: str = 'mean'         # SVM: statistics of the MFCC over time, e.g. "mean" or "mean,std"
     encoder: str = ''           # speech: encoders and their layers, e.g. "whisper_tiny:1-3"
     shrinkage: tuple = ()       # speech: candidates for the shrinkage of the covariance, notebook 08
-    pooling: str = ''           # finetune: "statistics" or "attention", notebook 16c; speech: "mean" for the mean alone
+    pooling: str = ''           # finetune: "statistics" or "attention"; speech: "mean" for the mean alone
     average: int = 0            # finetune: number of last epochs whose weights are averaged
     channels: tuple = (24, 48, 64, 64)  # CRNN: channels of the convolutions
     separable: bool = False     # CRNN: depthwise separable convolutions and a GRU

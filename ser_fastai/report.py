@@ -147,9 +147,10 @@ OBSERVATIONS = [Observation(*o) for o in (
      'training loss {train:.2f}, validation loss {valid:.2f} (lowest {lowest:.2f}) after {epochs}',
      check_overfitting),
     ('ImageNet weights help', 'accuracy 57.3 %, 45.8 % from scratch',
-     'UAR is higher than for the same network from scratch', '{network}: UAR {before:.1%} from scratch, {after:.1%} '
-     'with ImageNet weights', check_gain((('cnn_scratch', 'cnn_transfer'), ('cnn_scratch_aug', 'cnn_transfer_aug')),
-                                         ('arch', 'epochs', 'pixels'))),
+     'UAR is higher than for the same network from scratch',
+     '{network}: UAR {before:.1%} from scratch, {after:.1%} with ImageNet weights',
+     check_gain((('cnn_scratch', 'cnn_transfer'), ('cnn_scratch_aug', 'cnn_transfer_aug')),
+                ('arch', 'epochs', 'pixels'))),
     ('Augmentation helps', 'accuracy 66.7 %, 57.3 % without it', 'UAR is higher than without augmentation',
      '{network}: UAR {before:.1%} without augmentation, {after:.1%} with it',
      check_gain(PAIRS)),

@@ -407,7 +407,8 @@ def publish(
     "Add the runs of a working store to a published store."
     work, old = Results(runs_path(runs)), Results(results)
     facts, stores = _merge_runs(work, old)
-    if unknown := set(without) - set(facts): raise SerError(f'cannot leave out {min(unknown)}: there is no such run.')
+    if unknown := set(without) - set(facts):
+        raise SerError(f'cannot leave out {min(unknown)}: there is no such run.')
     removed = [_table_name(facts[run]) for run in without]
     for run in without: del facts[run], stores[run]
     tables = {}   # file name -> run -> facts
@@ -415,7 +416,8 @@ def publish(
         if x['status'] == 'done': tables.setdefault(_table_name(x), {})[run] = x
     for name, of_table in tables.items():
         _publish_predictions(stores, of_table, old.folder/'predictions'/f'{name}.csv.gz')
-    for name in set(removed) - set(tables): (old.folder/'predictions'/f'{name}.csv.gz').unlink(missing_ok=True)
+    for name in set(removed) - set(tables):
+        (old.folder/'predictions'/f'{name}.csv.gz').unlink(missing_ok=True)
     curves = [c.assign(run=run)[['run', *CURVES]] for store in (old, work)
               for run, c in store._curve_texts().items() if stores.get(run) is store]
     if curves:
@@ -428,6 +430,7 @@ def publish(
     _write_bytes(old.folder/'runs.csv', _csv(table.astype(dict.fromkeys(_INTEGERS, 'Int64'))).encode())
     return Results(results)
 
+# %% ../nbs/22_results.ipynb #f54997bb
 def _merge_runs(work, old):
     "Facts of the runs that the published store will have, and the store from which each is copied."
     facts = {x['run']: x for x in old.runs.to_dict('records')} if old.published else {}

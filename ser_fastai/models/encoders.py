@@ -227,7 +227,8 @@ class ImageStages(SpeechEncoder):
         timm = import_extra('timm', 'vision')
         self.net = timm.create_model('tf_efficientnet_lite0', features_only=True)
         if file: self.net.load_state_dict(read_state(file), strict=False)   # the file has a classifier too
-        self.mel = {k: v for k, v in feature_settings(Recipe('')).items() if k != 'trim'}   # clips are trimmed before
+        self.mel = feature_settings(Recipe(''))
+        self.mel.pop('trim')       # clips are trimmed before
 
     def prepare(self, x):      # samples (n,) -> (1, 3, 128 bands, at least 32 frames), -1 to 1
         S = log_mel(remove_offset(x), **self.mel)

@@ -99,6 +99,7 @@ class SpeechEncoder(nn.Module):
         "Statistics of hidden states over time."
         return statistics_over_time(states)
 
+# %% ../../nbs/16_speech.ipynb #d6ad1e1c
 class WhisperEncoder(SpeechEncoder):
     "The first layers of Whisper's encoder (Radford et al. 2023, section 2.2): log-mels to hidden states."
     def __init__(self,
@@ -268,6 +269,7 @@ def _embed_clips(clips, encoder, copy, trim, desc, jobs):
 # %% ../../nbs/16_speech.ipynb #dc72128e
 CLIPS_PER_SAVE = 512   # at most this many clips are computed again after an interruption
 
+# %% ../../nbs/16_speech.ipynb #a3602ed2
 def _stored_embeddings(file):
     "Hashes of the stored clips (n,), and their embeddings (n, n_layers + 1, 2, width)."
     if not file.is_file(): return np.zeros(0, 'U64'), None
@@ -310,18 +312,19 @@ def _cached_embeddings(clips, name, copy, cache, jobs, encoders, changed):
 # %% ../../nbs/16_speech.ipynb #32449c12
 def build_embeddings(
     df,              # corpus frame with `path` and `sha`
-    recipe: Recipe,  # its `encoder`, `pooling`, `waveform`, `copies` and the settings of `changed_input` are used
+    recipe: Recipe,  # its `encoder`, `pooling`, `waveform`, `copies`, and settings as in `changed_input`
     cache=None,      # folder of the cache; default `cache_path()`
     jobs: int = -1,  # number of threads; -1 for one per core
     conditions=None  # keys of `CONDITIONS`: copies under these conditions instead of the augmented copies
 ) -> Embeddings:
     "Embeddings of all clips and of the augmented copies in the recipe, computed or read from the cache."
     cache, encoders = Path(cache or cache_path()), {}
+    inputs = {name: changed_input(name, recipe) for name in parse_encoders(recipe.encoder)}
     unique = df.drop_duplicates('sha').sort_values('sha')
     rows = unique.sha.searchsorted(df.sha)
     def by_encoder(copy=()):
-        return {name: _cached_embeddings(unique, name, copy, cache, jobs, encoders, changed_input(name, recipe))[rows]
-                for name in parse_encoders(recipe.encoder)}
+        return {name: _cached_embeddings(unique, name, copy, cache, jobs, encoders, changed)[rows]
+                for name, changed in inputs.items()}
     copies = planned_copies(recipe) if conditions is None else [(name,) for name in conditions]
     n_statistics = 1 if recipe.pooling == 'mean' else None
     try: return Embeddings(by_encoder(), [by_encoder(copy) for copy in copies], n_statistics)
