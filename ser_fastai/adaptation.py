@@ -9,7 +9,6 @@ __all__ = ['ADAPTATION_CANDIDATES', 'draw_clips', 'adaptation_curve', 'choose_ad
 # %% ../nbs/16a_adaptation.ipynb #6e70f859
 from functools import lru_cache
 
-
 # %% ../nbs/16a_adaptation.ipynb #ba897e98
 import numpy as np
 import pandas as pd
@@ -76,6 +75,19 @@ def draw_clips(
     if one_emotion: order = order[y[order] == rng.choice(np.unique(y))]
     return order[:n]
 
+def _adapted_predictions(head, labels, X, y, rows, speakers, n, draws, seed=(), **constants):
+    "Pairs (rows, predicted labels) of each speaker, for each draw of n clips, as a dict by the kind of draw."
+    out = {'at random': [], 'one emotion': []}
+    for speaker in np.unique(speakers[rows]):
+        own = rows[speakers[rows] == speaker]
+        for drawn, pairs in out.items():
+            for draw in range(draws):
+                rng = np.random.default_rng([draw, *seed, *speaker.encode()])
+                clips = own[draw_clips(y[own], n, drawn == 'one emotion', rng)]
+                profile = adapt(head, X[clips], **constants)
+                pairs.append((own, labels[head_logits(head, X[own], profile).argmax(1)]))
+    return out
+
 def adaptation_curve(
     df: pd.DataFrame,       # corpus frame
     embeddings: Embeddings, # its embeddings
@@ -86,36 +98,18 @@ def adaptation_curve(
 ) -> pd.DataFrame:          # clips, drawn ("at random" or "one emotion"), UAR with its interval over speakers
     "UAR on unseen speakers for each number of unlabelled clips of the speaker."
     X, copies, widths, y, speakers = _arrays(df, embeddings, recipe)
-    predictions = {(n, one_emotion): [] for n in ns for one_emotion in (False, True)}
+    predictions = {(n, drawn): [] for n in ns for drawn in ('at random', 'one emotion')}
     for fold in progress(range(n_folds(df, protocol)), desc='adaptation'):
         s = split(df, protocol, fold)
         head, labels = _fold_head(X, copies, widths, y, speakers, np.r_[s.train, s.valid], recipe.shrinkage)
-        for speaker in np.unique(speakers[s.test]):
-            rows = s.test[speakers[s.test] == speaker]
-            for (n, one_emotion), pairs in predictions.items():
-                for draw in range(draws):
-                    rng = np.random.default_rng([draw, fold, *speaker.encode()])
-                    profile = adapt(head, X[rows[draw_clips(y[rows], n, one_emotion, rng)]])
-                    pairs.append((rows, labels[head_logits(head, X[rows], profile).argmax(1)]))
-    settings = [dict(clips=n, drawn='one emotion' if one_emotion else 'at random')
-                for n, one_emotion in predictions]
+        for n in ns:
+            by_draw = _adapted_predictions(head, labels, X, y, s.test, speakers, n, draws, seed=[fold])
+            for drawn, pairs in by_draw.items(): predictions[n, drawn] += pairs
+    settings = [dict(clips=n, drawn=drawn) for n, drawn in predictions]
     return _score_table(zip(settings, predictions.values()), y, speakers)
 
 # %% ../nbs/16a_adaptation.ipynb #b285eec9
 ADAPTATION_CANDIDATES = [dict(prior_clips=p, class_share=c) for p in (2., 4., 8., 16.) for c in (0., .5, 1.)]
-
-def _adapted_predictions(head, labels, X, y, rows, speakers, n, draws, constants):
-    "Pairs (rows, predicted labels) of each speaker, for each draw of n clips, as a dict by the kind of draw."
-    out = {'at random': [], 'one emotion': []}
-    for speaker in np.unique(speakers[rows]):
-        own = rows[speakers[rows] == speaker]
-        for drawn, pairs in out.items():
-            for draw in range(draws):
-                rng = np.random.default_rng([draw, *speaker.encode()])
-                clips = own[draw_clips(y[own], n, drawn == 'one emotion', rng)]
-                profile = adapt(head, X[clips], **constants)
-                pairs.append((own, labels[head_logits(head, X[own], profile).argmax(1)]))
-    return out
 
 def _recall(pairs, y):
     "UAR of pairs (rows, predicted labels)."
@@ -137,7 +131,7 @@ def choose_adaptation(
         fit_rows, held_out = rows[groups != group], rows[groups == group]
         head, labels = _fold_head(X, copies, widths, y, speakers, fit_rows, _middle(shrinkages))
         for i, constants in enumerate(candidates):
-            by_draw = _adapted_predictions(head, labels, X, y, held_out, speakers, n, draws, constants)
+            by_draw = _adapted_predictions(head, labels, X, y, held_out, speakers, n, draws, **constants)
             scores[i] += sum(_recall(pairs, y) for pairs in by_draw.values())
     return candidates[int(scores.argmax())]
 
@@ -160,7 +154,7 @@ def nested_adaptation(
         chosen.append(choose_adaptation(data, rows, recipe.shrinkage, candidates, n, draws))
         head, labels = _fold_head(X, copies, widths, y, speakers, rows, recipe.shrinkage)
         for name, constants in {'default': {}, 'chosen in each fold': chosen[-1]}.items():
-            by_draw = _adapted_predictions(head, labels, X, y, s.test, speakers, n, draws, constants)
+            by_draw = _adapted_predictions(head, labels, X, y, s.test, speakers, n, draws, **constants)
             for drawn, pairs in by_draw.items(): predictions.setdefault((name, drawn), []).extend(pairs)
     settings = [dict(constants=name, drawn=drawn) for name, drawn in predictions]
     table = _score_table(zip(settings, predictions.values()), y, speakers)

@@ -204,13 +204,13 @@ def _first_scores(info, condition):
 
 def unseen_scores(
     info: dict # a bundle's description
-) -> dict:     # empty if there are none
+) -> dict:     # empty without such scores
     "The first scores on unseen speakers of the training corpora."
     return _first_scores(info, lambda p, s: s.get('unseen_speakers') and not _is_cross(p, s))
 
 def cross_scores(
     info: dict # a bundle's description
-) -> dict:     # empty if there are none
+) -> dict:     # empty without such scores
     "The first scores on a corpus that the recipe was not trained on."
     return _first_scores(info, _is_cross)
 

@@ -26,17 +26,17 @@ from .core import THRESHOLD, SerError, import_extra, progress
 from .experiment import environment
 from .export import LogMel, write_graph
 from .heads import in_label_order, save_head, without_constants
-from .models.encoders import ImageStages
+from .models.encoders import MIN_FRAMES, ImageStages
 from .models.finetune import SpeechClassifier
-from .models.speech import (MEL, SAMPLE_RATE, SpeechModel, WhisperEncoder, changed_input,
-                                      load_encoder, parse_encoders, statistics_over_time)
+from .models.speech import (SAMPLE_RATE, SpeechModel, WhisperEncoder, changed_input, load_encoder,
+                                      parse_encoders, statistics_over_time)
 from .recipes import Recipe
 
 # %% ../nbs/19a_export_speech.ipynb #59bc88ac
 class ImageInput(nn.Module):
     "Log-mels in dB (1, n_mels, n_frames) to the images that `ImageStages.prepare` makes."
     def forward(self, S):
-        image, shortest = (1 + (S - S.amax((1, 2), keepdim=True))/80).clamp(min=0), 32
+        image, shortest = (1 + (S - S.amax((1, 2), keepdim=True))/80).clamp(min=0), MIN_FRAMES
         n_frames = (S[0, 0] < torch.inf).sum()   # counted, because the exporter takes `S.shape` as fixed
         start = shortest - torch.div((shortest - n_frames).clamp(min=0), 2, rounding_mode='trunc')
         image = F.pad(image, (shortest, shortest))[:, :, start:start + n_frames.clamp(min=shortest)]

@@ -66,15 +66,17 @@ def check_gap(results, runs):
     numbers = dict(model=model_name(network), plain=plain.mean(), augmented=augmented.mean())
     return Finding(numbers, augmented.mean() < plain.mean()/2, augmented < plain/2, 'pair of runs')
 
+def _groups(results, runs, pred):
+    "Unit that is resampled, for each prediction: the clip in random splits, otherwise the speaker."
+    if set(runs.protocol) <= set(RANDOM): return pred['clip']
+    return results.clips.set_index('clip').speaker.loc[pred['clip']].to_numpy()
+
 def check_gain(pairs, same=('arch', 'weights', 'epochs', 'pixels')):
     "Return a check of whether the second recipe of a pair has a higher UAR than the first."
     def check(results, runs):
         both, pair = runs_of_pair(runs, pairs, same)
-        random, speaker_of = set(both.protocol) <= set(RANDOM), results.clips.set_index('clip').speaker
-        by_group = []
-        for recipe in pair:
-            pred = results.predictions(both.run[both.recipe == recipe], 'test')
-            by_group.append(counts(pred, pred['clip'] if random else speaker_of.loc[pred['clip']].to_numpy()))
+        predictions = [results.predictions(both.run[both.recipe == recipe], 'test') for recipe in pair]
+        by_group = [counts(pred, _groups(results, both, pred)) for pred in predictions]
         cm = np.stack(by_group, 1)   # (groups, 2, n, n)
         (before, after), resampled = uar(cm.sum(0)), uar(bootstrap_counts(cm))
         numbers = dict(network=both['arch'].iloc[0], before=before, after=after)
@@ -103,9 +105,7 @@ def _best_cnn_counts(results, runs, labels):
     pred = results.predictions(best.run, 'test')
     missing = [e for e in labels if e not in set(pred.truth)]
     if missing: raise SerError(f'these corpora have no clips of {" and ".join(missing)}')
-    random = set(best.protocol) <= set(RANDOM)
-    speakers = None if random else results.clips.set_index('clip').speaker.loc[pred['clip']]
-    return pred, counts(pred), bootstrap_counts(pred, speakers)
+    return pred, counts(pred), bootstrap_counts(pred, _groups(results, best, pred))
 
 def check_confusion(results, runs):
     "Check whether neutral and calm are confused at least twice as often as the mean pair."

@@ -409,14 +409,14 @@ def publish(
     facts, stores = _merge_runs(work, old)
     if unknown := set(without) - set(facts):
         raise SerError(f'cannot leave out {min(unknown)}: there is no such run.')
-    removed = [_table_name(facts[run]) for run in without]
-    for run in without: del facts[run], stores[run]
+    removed = {_table_name(facts[run]) for run in without}
+    for run in set(without): del facts[run], stores[run]
     tables = {}   # file name -> run -> facts
     for run, x in facts.items():
         if x['status'] == 'done': tables.setdefault(_table_name(x), {})[run] = x
     for name, of_table in tables.items():
         _publish_predictions(stores, of_table, old.folder/'predictions'/f'{name}.csv.gz')
-    for name in set(removed) - set(tables):
+    for name in removed - set(tables):
         (old.folder/'predictions'/f'{name}.csv.gz').unlink(missing_ok=True)
     curves = [c.assign(run=run)[['run', *CURVES]] for store in (old, work)
               for run, c in store._curve_texts().items() if stores.get(run) is store]

@@ -238,7 +238,6 @@ class Embeddings:
     "Embeddings of all clips of a corpus frame and of their augmented copies, in the order of its rows."
     clean: dict   # name of the encoder -> (n_clips, n_layers + 1, 2, width)
     copies: list  # one such dict per augmented copy
-
     n_statistics: int = None   # use only the first ones, e.g. 1 for the mean alone; default: all
 
     def matrix(self, layers, copy=None):   # layers from `parse_encoders` -> (n_clips, d)
