@@ -157,11 +157,12 @@ def fig_waveforms(
 # %% ../nbs/24a_plots.ipynb #e39a99a2
 def paper_runs(
     results,                  # `Results`
-    corpora: str = 'ravdess'  # corpora of training and test, e.g. "emodb,ravdess"
+    corpora: str = 'ravdess', # corpora of training and test, e.g. "emodb,ravdess"
+    recipes=tuple(PAPER)      # names of recipes
 ) -> pd.DataFrame:            # facts, one row per run
     "Return the finished runs of the paper's recipes, without incomplete seeds of models with complete ones."
     runs = results.runs
-    runs = runs[(runs.status == 'done') & runs.recipe.isin(list(PAPER))]
+    runs = runs[(runs.status == 'done') & runs.recipe.isin(recipes)]
     return complete_seeds(results, runs[(runs.corpora == corpora) & (runs.test_corpora == corpora)])
 
 # %% ../nbs/24a_plots.ipynb #b261490a
