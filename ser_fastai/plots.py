@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['STYLE', 'BLUE', 'ORANGE', 'PAIRS', 'CNNS', 'slide_figure', 'png', 'plural', 'corpus_titles', 'clip_per_emotion',
-           'fig_spectrograms', 'fig_classes', 'fig_waveforms', 'paper_runs', 'main_variant', 'runs_of_pair',
-           'loss_pair', 'compress_peaks', 'fig_losses', 'fig_confusion']
+           'fig_spectrograms', 'fig_classes', 'fig_waveforms', 'paper_runs', 'main_variant', 'matched_runs',
+           'runs_of_pair', 'loss_pair', 'compress_peaks', 'fig_losses', 'fig_confusion']
 
 # %% ../nbs/24a_plots.ipynb #71c9ffb7
 import io
@@ -174,19 +174,25 @@ def main_variant(
     "Return the runs of the variant of a recipe with the most runs."
     return runs[runs.recipe_hash == runs.recipe_hash.mode().get(0)]
 
+def matched_runs(
+    runs,  # facts of runs under one protocol
+    pair,  # two recipes
+    same=('arch', 'weights', 'epochs', 'pixels')  # facts that both share; `pixels` is the final image size
+) -> list:  # facts of the runs of both recipes, one frame per network
+    "Return the runs of two recipes that agree in some facts, on the splits that both share."
+    runs = runs.assign(pixels=runs['size'].astype(str).str.split('-').str[-1])
+    groups = [g for _, g in runs[runs.recipe.isin(pair)].groupby(list(same))]
+    found = [on_shared_splits(pd.concat([main_variant(g[g.recipe == r]) for r in pair])) for g in groups]
+    return [both for both in found if both.recipe.nunique() == 2]
+
 def runs_of_pair(
     runs,  # facts of runs under one protocol
     pairs, # pairs of recipes, the preferred one first
-    same=('arch', 'weights', 'epochs', 'pixels')  # facts that both share; `pixels` is the final image size
+    same=('arch', 'weights', 'epochs', 'pixels')  # facts that both share
 ) -> tuple: # facts of the runs, and the pair
-    "Return the runs of two recipes that differ in nothing else, on the splits that both share."
-    runs = runs.assign(pixels=runs['size'].astype(str).str.split('-').str[-1])
+    "Return the runs of the first pair of recipes that was trained, and of its network with the most runs."
     for pair in pairs:
-        found = []
-        for _, g in runs[runs.recipe.isin(pair)].groupby(list(same)):
-            both = on_shared_splits(pd.concat([main_variant(g[g.recipe == r]) for r in pair]))
-            if both.recipe.nunique() == 2: found.append(both)
-        if found: return max(found, key=len), pair
+        if found := matched_runs(runs, pair, same): return max(found, key=len), pair
     raise SerError(f'no CNN was trained with {" and ".join(pairs[0])} on the same split: '
                    f'ser_run --recipes {",".join(pairs[0])} with the same --size and --epochs')
 
