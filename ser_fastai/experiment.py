@@ -323,7 +323,7 @@ def sweep(
 def _settings(r):
     "Settings of a recipe, as columns of the table of a sweep."
     return dict(recipe=r.name, recipe_hash=r.hash, arch=r.arch if r.model == 'cnn' else r.model,
-                size='-'.join(map(str, r.sizes)), lr=r.lr, bs=r.bs, dropout=r.dropout,
+                size='-'.join(map(str, r.sizes)), lr=r.lr, body_lr=r.body_lr, bs=r.bs, dropout=r.dropout,
                 epochs=r.epochs, freeze_epochs=r.freeze_epochs, C=r.C)
 
 def _valid_scores(pred, labels):
