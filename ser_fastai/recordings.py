@@ -162,7 +162,7 @@ CONDITIONS = {  # name -> function of samples and NumPy generator
     **{f'babble {snr} dB': _with_noise(babble, snr) for snr in (20, 10, 5)},
     'telephone 8 kHz A-law': lambda x, rng: telephone(x),
     'MP3 64 kbit/s': lambda x, rng: compress(x, 'mp3', .62),
-    'Opus 16 kbit/s': lambda x, rng: compress(x, 'opus', .905),
+    'Opus 28 kbit/s': lambda x, rng: compress(x, 'opus', .905),
     '40 dB quieter': lambda x, rng: x/max(np.abs(x).max(), 1e-9)/100,
     'constant offset': lambda x, rng: x + .1*np.abs(x).max(),
     'room 0.6 s': lambda x, rng: reverberate(x, .6, 1., rng),
