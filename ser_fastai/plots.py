@@ -176,14 +176,18 @@ def main_variant(
 
 def matched_runs(
     runs,  # facts of runs under one protocol
-    pair,  # two recipes
+    pairs, # pairs of recipes
     same=('arch', 'weights', 'epochs', 'pixels')  # facts that both share; `pixels` is the final image size
-) -> list:  # facts of the runs of both recipes, one frame per network
+) -> list:  # facts of the runs of both recipes, and the pair: one tuple per pair and network
     "Return the runs of two recipes that agree in some facts, on the splits that both share."
-    runs = runs.assign(pixels=runs['size'].astype(str).str.split('-').str[-1])
-    groups = [g for _, g in runs[runs.recipe.isin(pair)].groupby(list(same))]
-    found = [on_shared_splits(pd.concat([main_variant(g[g.recipe == r]) for r in pair])) for g in groups]
-    return [both for both in found if both.recipe.nunique() == 2]
+    runs, found = runs.assign(pixels=runs['size'].astype(str).str.split('-').str[-1]), []
+    for pair in pairs:
+        for _, g in runs[runs.recipe.isin(pair)].groupby(list(same)):
+            both = on_shared_splits(pd.concat([main_variant(g[g.recipe == r]) for r in pair]))
+            if both.recipe.nunique() == 2: found.append((both, pair))
+    if found: return found
+    raise SerError(f'no CNN was trained with {" and ".join(pairs[0])} on the same split: '
+                   f'ser_run --recipes {",".join(pairs[0])} with the same --size and --epochs')
 
 def runs_of_pair(
     runs,  # facts of runs under one protocol
@@ -191,10 +195,9 @@ def runs_of_pair(
     same=('arch', 'weights', 'epochs', 'pixels')  # facts that both share
 ) -> tuple: # facts of the runs, and the pair
     "Return the runs of the first pair of recipes that was trained, and of its network with the most runs."
-    for pair in pairs:
-        if found := matched_runs(runs, pair, same): return max(found, key=len), pair
-    raise SerError(f'no CNN was trained with {" and ".join(pairs[0])} on the same split: '
-                   f'ser_run --recipes {",".join(pairs[0])} with the same --size and --epochs')
+    found = matched_runs(runs, pairs, same)
+    first = found[0][1]
+    return max((both for both, pair in found if pair == first), key=len), first
 
 def loss_pair(
     results,  # `Results`

@@ -81,8 +81,7 @@ def check_gain(pairs, same=('arch', 'weights', 'epochs', 'pixels')):
         numbers = dict(model=model_name(both[both.recipe == pair[1]].iloc[0]), before=before, after=after)
         return Finding(numbers, after > before, resampled[..., 1] > resampled[..., 0], 'resample')
     def check(results, runs):
-        found = [finding(results, both, pair) for pair in pairs for both in matched_runs(runs, pair, same)]
-        return found or [finding(results, *runs_of_pair(runs, pairs, same))]   # raises an error with a remedy
+        return [finding(results, both, pair) for both, pair in matched_runs(runs, pairs, same)]
     return check
 
 # %% ../nbs/25_report.ipynb #59898dc7
