@@ -14,7 +14,10 @@ from typing import Annotated
 
 # %% ../nbs/41_cli.ipynb #d23ef838
 os.environ.setdefault('MPLBACKEND', 'Agg')
-warnings.filterwarnings('ignore', message='.*torch.jit.script.*')
+_HARMLESS = '`torch.jit.script`', 'A worker stopped'   # a deprecated call of fastai; idle workers of joblib
+for start in _HARMLESS: warnings.filterwarnings('ignore', message=start)
+_WARNING_FILTERS = ','.join(f'ignore:{start}' for start in _HARMLESS)
+os.environ.setdefault('PYTHONWARNINGS', _WARNING_FILTERS)   # read by worker processes
 
 # %% ../nbs/41_cli.ipynb #10d790ac
 from fastcore.script import call_parse, store_true

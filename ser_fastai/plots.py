@@ -24,7 +24,7 @@ from .core import SerError, label_order
 from .corpora import CORPORA, plot_classes
 from .features import clip_features, plot_log_mel
 from .metrics import accuracy, plot_confusion, plot_curves, uar
-from .tables import PAPER, RANDOM, complete_seeds, on_shared_splits
+from .tables import PAPER, RANDOM, complete_seeds, final_pixels, on_shared_splits
 from .splits import PROTOCOLS
 
 # %% ../nbs/24a_plots.ipynb #2bb9644f
@@ -180,7 +180,7 @@ def matched_runs(
     same=('arch', 'weights', 'epochs', 'pixels')  # facts that both share; `pixels` is the final image size
 ) -> list:  # facts of the runs of both recipes, and the pair: one tuple per pair and network
     "Return the runs of two recipes that agree in some facts, on the splits that both share."
-    runs, found = runs.assign(pixels=runs['size'].astype(str).str.split('-').str[-1]), []
+    runs, found = runs.assign(pixels=final_pixels(runs)), []
     for pair in pairs:
         for _, g in runs[runs.recipe.isin(pair)].groupby(list(same)):
             both = on_shared_splits(pd.concat([main_variant(g[g.recipe == r]) for r in pair]))
