@@ -78,7 +78,10 @@ def check_gain(pairs, same=('arch', 'weights', 'epochs', 'pixels')):
         by_group = [counts(pred, _groups(results, both, pred)) for pred in predictions]
         cm = np.stack(by_group, 1)   # (groups, 2, n, n)
         (before, after), resampled = uar(cm.sum(0)), uar(bootstrap_counts(cm))
-        numbers = dict(model=model_name(both[both.recipe == pair[1]].iloc[0]), before=before, after=after)
+        losses = both.set_index('run').recipe.to_frame().join(end_losses(results, both).train)
+        losses = losses.groupby('recipe').train.mean()
+        numbers = dict(model=model_name(both[both.recipe == pair[1]].iloc[0]), before=before, after=after,
+                       loss_before=losses[pair[0]], loss_after=losses[pair[1]])
         return Finding(numbers, after > before, resampled[..., 1] > resampled[..., 0], 'resample')
     def check(results, runs):
         return [finding(results, both, pair) for both, pair in matched_runs(runs, pairs, same)]
@@ -161,7 +164,8 @@ OBSERVATIONS = [Observation(*o) for o in (
      check_gain((('cnn_scratch', 'cnn_transfer'), ('cnn_scratch_aug', 'cnn_transfer_aug')),
                 ('arch', 'epochs', 'pixels'))),
     ('Augmentation helps', 'accuracy 66.7 %, 57.3 % without it', 'UAR is higher than without augmentation',
-     '{model}: UAR {before:.1%} without augmentation, {after:.1%} with it',
+     '{model}: UAR {before:.1%} without augmentation, {after:.1%} with it; '
+     'loss on clean training clips {loss_before:.2f} and {loss_after:.2f}',
      check_gain(PAIRS)),
     ('Augmentation closes the gap between the losses', 'for the network with ImageNet weights',
      'augmentation reduces the gap after the last epoch to less than half',
