@@ -15,7 +15,6 @@ import numpy as np, pandas as pd
 from .core import SerError
 from .metrics import (METRICS, MIN_PROBABILITY, bootstrap, labels_of, metrics, predicted_labels,
                                 wilson)
-from .recipes import NETWORKS
 from .results import FACTS, MODEL, PARTS, TESTED, Results
 from .splits import PROTOCOLS, n_folds
 
@@ -179,7 +178,8 @@ PAPER = dict(  # recipe -> name, the paper's accuracy and F1 on its 96 validatio
     cnn_transfer_aug=('CNN, ImageNet weights, augmented', .667, .631))
 
 # %% ../nbs/22a_tables.ipynb #45bda7ff
-WITHOUT_AUDIO_PRETRAINING = *PAPER, *NETWORKS, 'encoder_imagenet', 'encoder_imagenet_aug'   # names of recipes
+WITHOUT_AUDIO_PRETRAINING = (*PAPER, 'crnn', 'crnn_tiny', 'waveform',   # names of recipes
+                             'encoder_imagenet', 'encoder_imagenet_aug')
 
 # %% ../nbs/22a_tables.ipynb #4654be9a
 def table1(
