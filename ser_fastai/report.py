@@ -78,8 +78,7 @@ def check_gain(pairs, same=('arch', 'weights', 'epochs', 'pixels')):
         by_group = [counts(pred, _groups(results, both, pred)) for pred in predictions]
         cm = np.stack(by_group, 1)   # (groups, 2, n, n)
         (before, after), resampled = uar(cm.sum(0)), uar(bootstrap_counts(cm))
-        losses = both.set_index('run').recipe.to_frame().join(end_losses(results, both).train)
-        losses = losses.groupby('recipe').train.mean()
+        losses = both.set_index('run').join(end_losses(results, both).train).groupby('recipe').train.mean()
         numbers = dict(model=model_name(both[both.recipe == pair[1]].iloc[0]), before=before, after=after,
                        loss_before=losses[pair[0]], loss_after=losses[pair[1]])
         return Finding(numbers, after > before, resampled[..., 1] > resampled[..., 0], 'resample')
