@@ -58,12 +58,20 @@ def check_imports_are_separate(name):
             assert not mixed, f'cell {c["id"]} mixes imports with other code'
 
 
+def check_links_exist(name):
+    "Links between notebooks name files, which work on GitHub too; Quarto translates them."
+    text = '\n'.join(source(c) for c in cells(name) if c['cell_type'] == 'markdown')
+    links = [link for link in re.findall(r'\]\(([^)#\s]+)', text) if '://' not in link]
+    assert not [link for link in links if not (NBS[name].parent/link).is_file()]
+
+
 @pytest.mark.parametrize('name', NBS)
 def test_notebook_can_be_published(name):
     check_starts_with_title_and_subtitle(name)
     check_is_short_and_small(name)
     check_outputs_are_clean(name)
     check_imports_are_separate(name)
+    check_links_exist(name)
 
 
 def test_sidebar_lists_every_notebook():
