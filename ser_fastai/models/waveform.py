@@ -103,7 +103,7 @@ def waveform_dls(
 
 # %% ../../nbs/15b_waveform.ipynb #da221223
 class M5(Module):
-    "1-D CNN on samples (Dai et al. 2017, table 1)."
+    "1-D CNN on samples: M5 with half the channels (Dai et al. 2017, table 1)."
     def __init__(self,
         n_classes: int = 8,  # number of classes
         width: int = 64,     # channels of the first block
