@@ -254,6 +254,7 @@ def plot_curves(
         ax.plot(valid, color='#D55E00', lw=2.2, label='validation')
         ax.set_title(f'{title}\ngap at the end {valid.iloc[-1] - train.iloc[-1]:.2f}', fontsize=13)
         ax.set_xlabel('epoch', fontsize=12)
+        ax.xaxis.get_major_locator().set_params(integer=True)
         ax.spines[['top', 'right']].set_visible(False)
         ax.legend(frameon=False, fontsize=11)
     for ax in axs: ax.set_ylim(bottom=0)  # after drawing all lines, because it also fixes the upper limit

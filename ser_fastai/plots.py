@@ -194,10 +194,13 @@ def runs_of_pair(
     pairs, # pairs of recipes, the preferred one first
     same=('arch', 'weights', 'epochs', 'pixels')  # facts that both share
 ) -> tuple: # facts of the runs, and the pair
-    "Return the runs of the first pair of recipes that was trained, and of its network with the most runs."
+    """Return the runs of the first pair of recipes that was trained, and of its network with the most runs.
+
+    Of networks with equally many runs, the one with the highest validation UAR is taken."""
     found = matched_runs(runs, pairs, same)
     first = found[0][1]
-    return max((both for both, pair in found if pair == first), key=len), first
+    networks = [both for both, pair in found if pair == first]
+    return max(networks, key=lambda both: (len(both), both.valid_uar.mean())), first
 
 def loss_pair(
     results,  # `Results`
