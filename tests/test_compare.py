@@ -107,10 +107,12 @@ def test_plot_of_protocols_shows_only_what_was_measured(made):
     svm = t[t.ours]
     ours = [svm.assign(protocol=p, uar=u, n_speakers=n)
             for p, u, n in (('random10', .7, 4), ('sentence', .6, 12), ('cross', .3, 4))]
-    lstm = svm.assign(recipe='lstm', system='BiLSTM')                    # under emobox only
-    t = pd.concat([*ours, lstm], ignore_index=True)
+    lstm = [svm.assign(protocol=p, recipe='lstm', system='BiLSTM') for p in ('sentence', 'emobox')]
+    once = svm.assign(protocol='emobox', recipe='crnn', system='CRNN')
+    t = pd.concat([*ours, *lstm, once], ignore_index=True)
     ax, = C.plot_protocols(t.assign(uar_lo=t.uar - .1, uar_hi=t.uar + .1))
-    near, far = [line for line in ax.lines if len(line.get_xdata()) == 2]
+    assert 'CRNN' not in {text.get_text() for text in ax.texts}           # one point is no line
+    near, far = [line for line in ax.lines if len(line.get_xdata()) == 2][:2]   # of the SVM
     assert far.get_linewidth() < near.get_linewidth() and far.get_linestyle() == ':'  # it skips emobox
     bars = [np.ptp(b[:, 1]) if len(b) else 0 for b in ax.collections[1].get_segments()]
     assert bars == pytest.approx([20, 20, 0])    # four speakers have no interval, unless it is over clips
