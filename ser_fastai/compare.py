@@ -188,7 +188,7 @@ def plot_protocols(
     axs=None  # matplotlib axes: one for our systems and one for published ones, if the table contains both
 ):            # the axes
     "Draw UAR by protocol with 95 % intervals; systems with one protocol only if no system has several."
-    several = table.groupby(['system', 'transductive']).protocol.transform('nunique') > 1
+    several = table.groupby(['recipe', 'system', 'transductive']).protocol.transform('nunique') > 1
     if several.any(): table = table[several]
     panels = [t for t in (table[table.ours], table[~table.ours]) if len(t)]
     if axs is None:
